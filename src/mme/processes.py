@@ -1,4 +1,4 @@
-"""Decides which processes still belong to a home or a container, by a mark in their environment, so that none outlives it."""
+"""Decides which processes still belong to a home or a container: those that carry its mark in their environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides how a child process ends when its owner does: killed by the kernel. Runs itself as the wrapper that arranges it."""
+"""Decides how a child ends when its owner does: killed by the kernel, through a wrapper that is this file."""
 
 from __future__ import annotations
 
