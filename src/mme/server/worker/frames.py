@@ -1,0 +1,105 @@
+"""Decides how the front and a worker talk: `u32 total | u32 header length | header (JSON, UTF-8) | body`, big-endian.
+
+`total` counts what follows it. Both ends use this module; it needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+# Room for a batch of the largest requests (64 MiB each, DJL's max_request_size); a larger length is a broken stream.
+MAX_FRAME_BYTES = 1 << 30
+
+Buffer = bytes | bytearray | memoryview
+Header = dict[str, Any]
+
+_HEAD = struct.Struct("!II")
+_LENGTH_BYTES = 4
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_SENDMSG_MAX_BUFFERS = 512  # below IOV_MAX (1024) everywhere
+
+
+class FrameError(Exception):
+    """What arrived isn't a frame: the stream can't be read any further, so close it."""
+
+
+def encode(header: Header, *parts: Buffer) -> list[Buffer]:
+    """One frame as buffers to be written together (`transport.writelines`, `send`); bodies aren't copied.
+
+    Raises ValueError if the frame would be larger than MAX_FRAME_BYTES.
+    """
+    head = _to_json(header).encode("utf-8", "surrogatepass")
+    total = _LENGTH_BYTES + len(head) + sum(len(part) for part in parts)
+    if total > MAX_FRAME_BYTES:
+        raise ValueError(f"a message of {total} bytes is larger than {MAX_FRAME_BYTES}; send less at once")
+    return [_HEAD.pack(total, len(head)) + head, *parts]
+
+
+def send(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
+    """Write all of the buffers to a blocking socket, in one system call where they fit."""
+    left = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+    while left:
+        sent = sock.sendmsg(left[:_SENDMSG_MAX_BUFFERS])
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
+        if sent:
+            left[0] = left[0][sent:]
+
+
+class Decoder:
+    """Cuts a stream into frames: `feed` it whatever arrives, and take the frames that are complete."""
+
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        self._chunks: list[bytes] = []
+        self._held_bytes = 0
+        self._wanted_bytes = _HEAD.size
+
+    def feed(self, data: bytes) -> list[tuple[Header, bytes]]:
+        """The frames completed by `data`, in order, as (header, body).
+
+        Raises FrameError for a length beyond the maximum, lengths that contradict each other and a header that
+        isn't a JSON object.
+        """
+        if self._chunks:
+            self._chunks.append(data)
+            self._held_bytes += len(data)
+            if self._held_bytes < self._wanted_bytes:
+                return []
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        frames: list[tuple[Header, bytes]] = []
+        start = 0
+        while True:
+            available = len(data) - start
+            self._wanted_bytes = _HEAD.size
+            if available >= _HEAD.size:
+                total, header_bytes = _HEAD.unpack_from(data, start)
+                if total > self._max_frame_bytes or header_bytes + _LENGTH_BYTES > total:
+                    raise FrameError(f"not a frame: total {total}, header {header_bytes} bytes")
+                self._wanted_bytes = _LENGTH_BYTES + total
+                if available >= self._wanted_bytes:
+                    body_at = start + _HEAD.size + header_bytes
+                    end = start + self._wanted_bytes
+                    frames.append((_header(data[start + _HEAD.size : body_at]), data[body_at:end]))
+                    start = end
+                    continue
+            break
+        if available:
+            self._chunks.append(data[start:])
+        self._held_bytes = available
+        return frames
+
+
+def _header(text: bytes) -> Header:
+    try:
+        header = json.loads(text.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"not a frame: its header isn't JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise FrameError("not a frame: its header isn't a JSON object")
+    return header
