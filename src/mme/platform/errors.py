@@ -1,0 +1,120 @@
+"""Decides which errors the platform answers: AWS's codes and statuses, one class each, put on the wire by the gateway.
+
+AwsError
+    the control plane (plain ClientError in boto3): ValidationException, ResourceLimitExceeded, ResourceNotFound,
+        ResourceInUse, UnknownOperation, UnsupportedOperation, AccessDenied, Throttling
+    the runtime (modelled classes in boto3): ModelError, ModelNotReadyException, ValidationError, ServiceUnavailable,
+        InternalFailure, InternalDependencyException
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class AwsError(Exception):
+    """An error as AWS answers it: `code` and `status` by class, `message` for people, `members` beside the message.
+
+    `members` are further members of the error's body, such as OriginalStatusCode of a ModelError.
+    """
+
+    code: ClassVar[str]
+    status: ClassVar[int] = 400
+
+    def __init__(self, message: str, members: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.members = dict(members or {})
+
+
+class ValidationException(AwsError):
+    """The control plane's word for nearly everything a caller can do wrong."""
+
+    code = "ValidationException"
+
+
+class ResourceLimitExceeded(AwsError):
+    code = "ResourceLimitExceeded"
+
+
+class ResourceNotFound(AwsError):
+    code = "ResourceNotFound"
+
+
+class ResourceInUse(AwsError):
+    code = "ResourceInUse"
+
+
+class UnknownOperation(AwsError):
+    """The service has no operation of this name."""
+
+    code = "UnknownOperationException"
+
+
+class UnsupportedOperation(AwsError):
+    """AWS has the operation; this platform does not, and says so by name."""
+
+    code = "UnsupportedOperation"
+    status = 501
+
+
+class AccessDenied(AwsError):
+    code = "AccessDeniedException"
+    status = 403
+
+
+class Throttling(AwsError):
+    code = "ThrottlingException"
+
+
+class ValidationError(AwsError):
+    """The runtime's word for a call that can't be made: no such endpoint, no target model, no such variant."""
+
+    code = "ValidationError"
+
+
+class ModelError(AwsError):
+    """The model answered a 4xx or 5xx of its own: OriginalStatusCode, OriginalMessage, LogStreamArn, ErrorCode."""
+
+    code = "ModelError"
+    status = 424
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        original_status: int,
+        original_message: str,
+        log_stream_arn: str,
+        error_code: str = "INTERNAL_FAILURE_FROM_MODEL",
+    ) -> None:
+        members = {
+            "ErrorCode": error_code,
+            "LogStreamArn": log_stream_arn,
+            "OriginalMessage": original_message,
+            "OriginalStatusCode": original_status,
+        }
+        super().__init__(message, members)
+
+
+class ModelNotReadyException(AwsError):
+    """The model still loads after the time an invocation may take; its load goes on."""
+
+    code = "ModelNotReadyException"
+    status = 429
+
+
+class ServiceUnavailable(AwsError):
+    code = "ServiceUnavailable"
+    status = 503
+
+
+class InternalFailure(AwsError):
+    code = "InternalFailure"
+    status = 500
+
+
+class InternalDependencyException(AwsError):
+    code = "InternalDependencyException"
+    status = 530
