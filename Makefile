@@ -1,0 +1,87 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# The container's Python where there is one.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/installed
+TORCH ?= index
+NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
+
+# uv refuses no version by itself, so the first command of the set-up asks.
+CHECK_PYTHON := import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3, 13)) or sys.exit( \
+	f"Python {v[0]}.{v[1]} is not supported; use 3.11 (the container's), 3.12 or 3.13: make setup PYTHON=python3.11")
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+ifeq ($(TORCH),cpu)
+	@$(BIN)/uv pip install --python $(BIN)/python --index https://download.pytorch.org/whl/cpu torch==2.7.1+cpu
+	@grep -vE '^(torch|triton|nvidia-[a-z0-9-]+)==' requirements.txt | $(BIN)/uv pip install --python $(BIN)/python --no-deps -r -
+else
+	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt
+endif
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## create .venv and install what is locked (TORCH=cpu: a smaller torch)
+
+.PHONY: run
+run: $(STAMP) ## run the tutorial: platform up, six notebooks, a table of answers, platform down
+	@status=0; $(BIN)/python tools/notebooks.py run || status=$$?; $(BIN)/mme down; exit $$status
+
+.PHONY: up
+up: $(STAMP) ## start the local platform
+	@$(BIN)/mme up
+
+.PHONY: down
+down: $(STAMP) ## stop the local platform and everything it started
+	@$(BIN)/mme down
+
+.PHONY: lint
+lint: $(STAMP) ## check style, types, import rules and notebooks
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/notebooks.py lint
+
+.PHONY: format
+format: $(STAMP) ## lay out the Python files and notebooks
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: test
+test: lint ## lint, types, unit and contract tests, then every notebook with its outputs compared
+	@$(BIN)/pytest -q
+	@$(MAKE) --no-print-directory notebooks
+
+.PHONY: notebooks
+notebooks: $(STAMP) ## run every notebook under nbval and compare its outputs
+	@status=0; $(BIN)/pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS) || status=$$?; \
+		$(BIN)/mme down; exit $$status
+
+.PHONY: render
+render: $(STAMP) ## run every notebook and keep its outputs in it
+	@status=0; $(BIN)/python tools/notebooks.py render || status=$$?; $(BIN)/mme down; exit $$status
+
+.PHONY: lock
+lock: $(STAMP) ## write requirements.txt anew from requirements.in
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
+
+.PHONY: clean
+clean: ## remove what runs leave: build/, packages, the platform's home
+	@if test -x $(BIN)/mme; then $(BIN)/mme down; fi
+	@rm -rf build .mme .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find model_packages -mindepth 1 ! -name README.md -delete
+
+.PHONY: distclean
+distclean: clean ## remove the environment as well
+	@rm -rf .venv
