@@ -1,0 +1,136 @@
+"""Decides what `mme` understands on the command line: it parses, calls one function of ours, and shows the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mme.settings import Settings
+
+app = typer.Typer(
+    help="A local SageMaker for multi-model endpoints on DJL Serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+
+
+def fail(message: str) -> typer.Exit:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {message}")
+    return typer.Exit(1)
+
+
+@app.command()
+def up() -> None:
+    """Start the platform of this home, if it does not run yet."""
+    from mme.platform import launch
+
+    settings = Settings()
+    running = launch.up(settings)
+    out.print(f"[bold]{running.url}[/] answers as AWS, home {settings.home}")
+    out.print('next: eval "$(mme env)", and every AWS client of this shell calls it', style="dim")
+
+
+@app.command()
+def down() -> None:
+    """Stop the platform of this home and everything that it started."""
+    from mme.platform import launch
+
+    stopped = launch.down(Settings().home)
+    out.print("stopped" if stopped else "nothing was running")
+
+
+@app.command()
+def env() -> None:
+    """Print the shell's lines that turn AWS clients to the platform."""
+    from mme import session
+    from mme.platform import launch
+
+    settings = Settings()
+    running = launch.find(settings.home)
+    if running is None:
+        raise fail(f"no platform runs in {settings.home}; `mme up` starts it")
+    for name in sorted(name for name in os.environ if name.startswith("AWS_")):
+        print(f"unset {name}")
+    for name, value in session.environment(running, settings.region).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False) -> None:
+    """Show endpoints, their instances, and where each model is."""
+    from mme import session
+
+    try:
+        answer = session.platform_status(Settings(backend="local"))
+    except session.SessionError as error:
+        raise fail(str(error)) from error
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    assert answer is not None
+    out.print(f"{answer['url']}, pid {answer['pid']}")
+    for row in _model_tables(answer):
+        out.print(row)
+
+
+@app.command()
+def check(
+    package: Annotated[Path, typer.Argument(help="A package's archive or folder.", exists=True)],
+) -> None:
+    """Name each fault of a model package with its cure, and ask its golden calls in a real worker."""
+    from mme import checking
+
+    report = checking.check(package)
+    out.print(str(report), markup=False)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A folder of packages.", exists=True, file_okay=False)],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8080,
+) -> None:
+    """Serve every package of a folder from one model server, without a platform. Ctrl-C ends it."""
+    from mme import checking
+
+    with checking.serve_folder(folder, port) as server:
+        for name in server.models:
+            out.print(f"POST {server.url}/models/{name}/invoke")
+        for name, cause in server.refused.items():
+            out.print(f"[red]not served:[/] {name}: {cause}")
+        server.wait()
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def container(context: typer.Context) -> None:
+    """Run the model server alone, as SageMaker starts it: `mme container --port N`, configured by the environment."""
+    os.execv(sys.executable, [sys.executable, "-m", "mme.server", *context.args])
+
+
+def _model_tables(status: dict[str, Any]) -> list[Table]:
+    """A table for each instance: which models it knows, where they are, what they take."""
+    tables = []
+    for endpoint in status["endpoints"]:
+        for variant in endpoint["variants"]:
+            for instance in variant["instances"]:
+                table = Table("model", "where", "workers", "memory MB", title=f"{endpoint['name']} {variant['name']}")
+                for model in instance["models"]:
+                    workers = ", ".join(worker["origin"] for worker in model["workers"])
+                    table.add_row(model["target_model"], model["where"], workers, str(model["memory_mb"]))
+                tables.append(table)
+    return tables
+
+
+def main() -> None:
+    app()
