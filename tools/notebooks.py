@@ -1,0 +1,237 @@
+"""Execute the tutorial's notebooks, in order: `render` keeps their outputs, `run` shows them as pages, `lint` reads them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import nbformat
+import typer
+from bs4 import BeautifulSoup
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+BUILD = ROOT / "build"
+CELL_TIMEOUT_S = 600
+TABLE_TAG = "the-four-models"  # the cell of notebook 05 whose output is the table that `run` prints
+
+LONGEST_CELL = 15
+LONGEST_MEDIAN_CELL = 6
+SMALLEST_PROSE_SHARE = 0.8
+FIRST_CELL = "%run config.ipynb"
+# The account of local runs and the one in which AWS keeps its images: no other may appear.
+ACCOUNTS = {"000000000000", "763104351884"}
+PLACES = re.compile(r"(/home/|/root/|/Users/|/tmp/|/work/|/var/folders/|[A-Z]:\\Users)")
+ACCOUNT = re.compile(r"(?<![\d.])\d{12}(?!\d)")
+VOLATILE = re.compile(r"0x[0-9a-f]{8,}|127\.0\.0\.1:\d+|\b[0-9a-f]{40,}\b")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console(highlight=False)
+Names = Annotated[list[str] | None, typer.Argument(help="Parts of file names; all notebooks when left out.")]
+
+
+def chosen(names: list[str] | None, *, with_config: bool = False) -> list[Path]:
+    """The numbered notebooks in order, or those whose file name contains one of `names`."""
+    paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if with_config:
+        paths.insert(0, NOTEBOOKS / "config.ipynb")
+    found = [path for path in paths if not names or any(name in path.name for name in names)]
+    if not found:
+        raise typer.BadParameter(f"no notebook is called {names}; there are: {', '.join(p.name for p in paths)}")
+    return found
+
+
+def execute(path: Path) -> NotebookNode:
+    """Run a notebook from its own folder on a fresh kernel; outputs and counts are filled in, on failure up to it."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT_S,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    return notebook
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Leave what a reader sees and nothing that depends on who ran it: no timings, editor state or patch version."""
+    notebook.metadata = NotebookNode(
+        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
+        language_info={"name": "python"},
+    )
+    for cell in notebook.cells:
+        cell.metadata = NotebookNode({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+        for output in cell.get("outputs", []):
+            output.pop("transient", None)
+            if "metadata" in output:
+                output.metadata = NotebookNode()
+    return notebook
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    nbformat.validate(notebook)
+    path.write_text(nbformat.writes(notebook, indent=1).rstrip("\n") + "\n", encoding="utf-8")
+
+
+def working(text: str) -> AbstractContextManager[object]:
+    """A spinner while something runs, where there is a terminal to spin on."""
+    return console.status(text) if console.is_terminal else nullcontext()
+
+
+def executed(path: Path) -> tuple[NotebookNode, float]:
+    """Execute a notebook and say so in one line; a failing cell ends the program with its error."""
+    begun = time.monotonic()
+    try:
+        with working(f"{path.name} …"):
+            notebook = execute(path)
+    except CellExecutionError as error:
+        console.print(f"[red]✗[/red] {path.name}\n{error}", markup=True)
+        raise typer.Exit(1) from None
+    took_s = time.monotonic() - begun
+    console.print(f"[green]✓[/green] {path.name:<42} {took_s:5.1f} s")
+    return notebook, took_s
+
+
+def four_models(notebook: NotebookNode) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table that notebook 05 showed, read back from its output."""
+    for cell in notebook.cells:
+        if TABLE_TAG in cell.metadata.get("tags", []):
+            html = next(out.data["text/html"] for out in cell.outputs if "text/html" in out.get("data", {}))
+            table = BeautifulSoup(html, "html.parser").table
+            assert table is not None, f"the cell tagged {TABLE_TAG} shows no table"
+            head, *rows = [
+                [cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")
+            ]
+            return head, [row for row in rows if any(row[1:])]
+    raise ValueError(f"no cell is tagged {TABLE_TAG}")
+
+
+@app.command()
+def render(names: Names = None) -> None:
+    """Execute the notebooks and write outputs and execution counts back into them, cleaned."""
+    for path in chosen(names, with_config=True):
+        notebook, _ = executed(path)
+        write(clean(notebook), path)
+
+
+@app.command()
+def run(names: Names = None) -> None:
+    """Execute the notebooks into build/, as notebooks and as pages, and print what the endpoint answered."""
+    BUILD.mkdir(exist_ok=True)
+    for path in chosen(names):
+        notebook, _ = executed(path)
+        write(clean(notebook), BUILD / path.name)
+        page, _ = HTMLExporter(embed_images=True).from_notebook_node(
+            notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}}
+        )
+        (BUILD / path.with_suffix(".html").name).write_text(page, encoding="utf-8")
+        if path.name.startswith("05"):
+            head, rows = four_models(notebook)
+            table = Table(*head, title="One endpoint, four models")
+            for column in table.columns[1:]:
+                column.justify = "right"
+            for row in rows:
+                table.add_row(*row)
+    console.print(f"The executed notebooks are pages under {os.path.relpath(BUILD)}/")
+    if "table" in locals():
+        console.print(table)
+
+
+def source_lines(cell: NotebookNode) -> list[str]:
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def faults(notebook: NotebookNode) -> Iterator[str]:
+    """What a notebook breaks of the house style's checkable rules, each as one sentence."""
+    cells = notebook.cells
+    code = [(index, cell) for index, cell in enumerate(cells) if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    if len(re.findall(r"^# ", text, re.M)) != 1:
+        yield "has not exactly one heading of the first level"
+    if "outputs" not in code[0][1] or code[0][1].source.strip() != FIRST_CELL:
+        yield f"does not begin with {FIRST_CELL}"
+    lengths = [len(source_lines(cell)) for _, cell in code]
+    if statistics.median(lengths) > LONGEST_MEDIAN_CELL:
+        yield f"the median code cell has {statistics.median(lengths)} lines, more than {LONGEST_MEDIAN_CELL}"
+    introduced = sum(index > 0 and cells[index - 1].cell_type == "markdown" for index, _ in code)
+    if introduced < SMALLEST_PROSE_SHARE * len(code):
+        yield f"only {introduced} of {len(code)} code cells come right after prose"
+    steps = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.M)]
+    if steps != list(range(1, len(steps) + 1)):
+        yield f"the steps are numbered {steps}"
+    for heading in ("**You will**", "**You will learn**", "**You need**", "## Recap", "## On your own", "## In practice"):
+        if heading not in text:
+            yield f"has no {heading}"
+    for index, cell in code:
+        yield from (f"cell {index}: {fault}" for fault in cell_faults(cell))
+    for index, cell in enumerate(cells):
+        yield from (f"cell {index}: {fault}" for fault in trace_faults(cell))
+
+
+def cell_faults(cell: NotebookNode) -> Iterator[str]:
+    lines = source_lines(cell)
+    if len(lines) > LONGEST_CELL:
+        yield f"has {len(lines)} lines, more than {LONGEST_CELL}"
+    if cell.execution_count is None:
+        yield "was never executed: `make render` does it"
+    if any(output.output_type == "error" for output in cell.outputs):
+        yield "ends in an error; one on purpose belongs into pytest.raises"
+    if cell.source.strip() == FIRST_CELL:
+        return
+    if any(re.match(r"\s*[%!]", line) for line in lines):
+        yield f"uses a magic; the only one is {FIRST_CELL}"
+        return
+    tree = ast.parse(cell.source)
+    if "plt.subplots(" in cell.source:
+        if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+            yield "draws a plot and asserts nothing about it"
+        if lines[-1] != "plt.show()":
+            yield "draws a plot and does not end in plt.show()"
+
+
+def trace_faults(cell: NotebookNode) -> Iterator[str]:
+    """Names of places, accounts and other traces of one machine or one run."""
+    shown = cell.source
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        shown += output.get("text", "") + "".join(str(v) for kind, v in data.items() if not kind.startswith("image/"))
+        if output.get("name") == "stderr":
+            yield f"writes to stderr: {output.text[:80]!r}"
+    for pattern, what in ((PLACES, "a path of one machine"), (VOLATILE, "an address, port or hash")):
+        if match := pattern.search(shown):
+            yield f"shows {what}: {shown[match.start() : match.end() + 20]!r}"
+    for account in set(ACCOUNT.findall(shown)) - ACCOUNTS:
+        yield f"names the account {account}"
+
+
+@app.command()
+def lint(names: Names = None) -> None:
+    """Check the rules of the house style that a program can check; exit with 1 when one is broken."""
+    found = 0
+    for path in chosen(names):
+        for fault in faults(nbformat.read(path, as_version=4)):
+            console.print(f"{path.name}: {fault}", markup=False, soft_wrap=True)
+            found += 1
+    raise typer.Exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    app()
