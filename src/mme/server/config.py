@@ -1,0 +1,284 @@
+"""Decides how a container and a model are configured: environment, serving.properties and the load request.
+
+Sources: DJL Serving 0.36's ConfigManager, ModelInfo, PyModel and SageMakerCompatibility, as read and observed. For a
+model the load request wins over serving.properties, and that over `OPTION_*` and `SERVING_*` variables;
+`SAGEMAKER_NUM_MODEL_WORKERS` wins over minWorkers and maxWorkers of serving.properties.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mme.server import properties as java_properties
+from mme.server.errors import InvalidValue, JavaFailure, LoadFailed, ModelNotFound, NotANumber
+
+log = logging.getLogger(__name__)
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")  # what Integer.parseInt takes
+_SKLEARN_FILE = re.compile(r"model\.(skops|joblib|pkl|pickle|cloudpickle)")
+# Engines that DJL would choose for these files, and that are not served here.
+_OTHER_ENGINES = {"model.onnx": "OnnxRuntime", "saved_model.pb": "TensorFlow", "model.json": "XGBoost"}
+# Keys outside `option.` that are honoured, or have no meaning on CPU; others are logged.
+_KNOWN_KEYS = frozenset(
+    "engine minWorkers maxWorkers cpu.minWorkers cpu.maxWorkers gpu.minWorkers gpu.maxWorkers batch_size "
+    "max_dynamic_batch_size max_batch_delay max_idle_time job_queue_size retry_threshold required_memory_mb "
+    "reserved_memory_mb gpu.required_memory_mb gpu.reserved_memory_mb load_on_devices".split()
+)
+# Settings of DJL's large-model engines with the values that mean "not used".
+_LARGE_MODEL_OPTIONS = {
+    "rolling_batch": ("disable",),
+    "mpi_mode": ("false",),
+    "tensor_parallel_degree": ("1",),
+    "pipeline_parallel_degree": ("1",),
+}
+_logged: set[str] = set()
+
+
+@dataclass(frozen=True)
+class ContainerConfig:
+    """What the container's environment says; `environ` is what defaults of models are read from."""
+
+    multi_model: bool
+    memory_budget_mb: int | None
+    fork: bool
+    nursery_dir: Path | None
+    cache_dir: Path | None
+    environ: Mapping[str, str]
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> ContainerConfig:
+        """Raises ValueError naming a variable that isn't a whole number."""
+        budget = environ.get("MME_MEMORY_BUDGET_MB")
+        if budget is not None and not budget.isdecimal():
+            raise ValueError(f"MME_MEMORY_BUDGET_MB={budget} is not a whole number of megabytes")
+        nursery, cache = environ.get("MME_NURSERY_DIR"), environ.get("DJL_CACHE_DIR")
+        return cls(
+            multi_model=environ.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true",
+            memory_budget_mb=int(budget) if budget else None,
+            fork=environ.get("MME_FORK", "").lower() != "off",
+            nursery_dir=Path(nursery) if nursery else None,
+            cache_dir=Path(cache) if cache else None,
+            environ=environ,
+        )
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """The arguments of `POST /models`; None leaves the choice to serving.properties."""
+
+    name: str
+    url: str
+    version: str | None = None
+    engine: str | None = None
+    batch_size: int | None = None
+    queue_size: int | None = None
+    max_idle_s: int | None = None
+    max_batch_delay_ms: int | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+    synchronous: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that is fixed about a loaded model; sizes in MB, times in seconds."""
+
+    name: str
+    url: str
+    version: str | None
+    model_dir: Path
+    properties: Mapping[str, str]
+    entry_point: str
+    handler: str
+    python: str | None
+    env: Mapping[str, str]
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay_s: float
+    queue_size: int
+    max_idle_s: float
+    predict_timeout_s: float
+    load_timeout_s: float
+    retry_threshold: int
+    required_mb: int | None
+    reserved_mb: int | None
+    async_mode: bool
+    enable_venv: bool
+
+
+def model_dir(url: str) -> Path:
+    """The folder of a load request's url, a path or `file:` url; one level down if all it holds is a folder.
+
+    Raises ModelNotFound. (DJL: Utils.getNestedModelDir.)
+    """
+    folder = Path(re.sub(r"^file:(//)?(?=/)", "", url))
+    if not url or not folder.is_dir():
+        raise ModelNotFound(f"Invalid model url: {url}")
+    visible = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    if len(visible) == 1 and visible[0].is_dir():
+        return visible[0]
+    return folder
+
+
+def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
+    """The configuration of the model that a request names.
+
+    Raises ModelNotFound for a url without a model, InvalidValue for a setting that can't be used, LoadFailed for one
+    that asks for what isn't here.
+    """
+    folder = model_dir(request.url)
+    environ = container.environ
+    settings = _option_defaults(environ) | java_properties.read(folder / "serving.properties")
+    recommended = _check_engine(folder, request.engine or settings.get("engine"))
+    settings.setdefault("engine", "Python")
+    settings.setdefault("option.handler", "handle")
+    options = {key.removeprefix("option."): value for key, value in settings.items() if key.startswith("option.")}
+    _refuse_large_model_options(options)
+    _log_unknown_keys(request.name, settings)
+
+    def number(key: str, default: int, requested: int | None = None) -> int:
+        if requested is not None and requested >= 0:
+            return requested
+        return _integer(settings.get(key, environ.get(f"SERVING_{key.upper()}", str(default))))
+
+    def megabytes(key: str) -> int | None:
+        value = settings.get(key, environ.get(f"SERVING_{key.upper()}"))
+        return None if value is None else _integer(value)
+
+    batch_size = number("max_dynamic_batch_size", number("batch_size", 1), request.batch_size)
+    min_workers, max_workers = _workers(request, settings, environ)
+    return ModelConfig(
+        name=request.name,
+        url=request.url,
+        version=request.version,
+        model_dir=folder,
+        properties={key.removeprefix("option."): value for key, value in settings.items() if key != "option.env"},
+        entry_point=_entry_point(folder, options, environ, recommended),
+        handler=options["handler"],
+        python=_interpreter(folder, options.get("pythonExecutable", environ.get("PYTHON_EXECUTABLE"))),
+        env=_env(options.get("env", "")),
+        min_workers=min_workers,
+        max_workers=max_workers,
+        batch_size=max(1, batch_size),
+        max_batch_delay_s=number("max_batch_delay", 100, request.max_batch_delay_ms) / 1000,
+        queue_size=number("job_queue_size", 1000, request.queue_size),
+        max_idle_s=number("max_idle_time", 60, request.max_idle_s),
+        predict_timeout_s=_integer(options.get("predict_timeout", environ.get("PREDICT_TIMEOUT", "120"))),
+        load_timeout_s=_integer(options.get("model_loading_timeout", environ.get("MODEL_LOADING_TIMEOUT", "240"))),
+        retry_threshold=number("retry_threshold", 0),
+        required_mb=megabytes("required_memory_mb"),
+        reserved_mb=megabytes("reserved_memory_mb"),
+        async_mode=options.get("async_mode", "").lower() == "true",
+        enable_venv=options.get("enable_venv", "").lower() == "true",
+    )
+
+
+def _integer(value: str) -> int:
+    if not _INTEGER.fullmatch(value):
+        raise NotANumber(value)
+    return int(value)
+
+
+def _option_defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    """`OPTION_FOO=x` stands for `option.foo=x`; only `entryPoint` keeps its capital."""
+    defaults = {}
+    for name, value in environ.items():
+        if name.startswith("OPTION_"):
+            key = name.removeprefix("OPTION_").lower()
+            defaults["option." + ("entryPoint" if key == "entrypoint" else key)] = value
+    return defaults
+
+
+def _check_engine(folder: Path, engine: str | None) -> str | None:
+    """The entry point that DJL recommends for the files of the folder, once the engine is sure to be Python."""
+    files = {entry.name for entry in folder.iterdir() if entry.is_file()}
+    recommended = "djl_python.sklearn_handler" if any(map(_SKLEARN_FILE.fullmatch, files)) else None
+    if engine is None:
+        other = next((_OTHER_ENGINES[name] for name in _OTHER_ENGINES if name in files), None)
+        if other is None and any(name.endswith((".pt", ".zip")) for name in files):
+            other = "PyTorch"
+        # A serving.properties that names no engine is enough for DJL only beside a model file.
+        if "model.py" in files or (recommended and other is None):
+            engine = "Python"
+        elif other is None:
+            raise ModelNotFound(f"Failed to detect engine of the model: {folder}")
+        else:
+            engine = other
+    if engine not in ("Python", "MPI"):
+        raise InvalidValue(f"Deep learning engine not found: {engine}")
+    return recommended
+
+
+def _entry_point(folder: Path, options: Mapping[str, str], environ: Mapping[str, str], recommended: str | None) -> str:
+    chosen = options.get("entryPoint", environ.get("DJL_ENTRY_POINT"))
+    if chosen:
+        return chosen
+    if (folder / "model.py").is_file():
+        return "model.py"
+    if recommended is None and "model_id" in options:
+        recommended = "djl_python.huggingface"
+    if recommended is None:
+        raise JavaFailure("FileNotFoundException", f".py file not found in: {folder}")
+    return recommended
+
+
+def _interpreter(folder: Path, executable: str | None) -> str | None:
+    """Where the executable is; None if it is the interpreter that runs the server."""
+    if not executable:
+        return None
+    if "/" in executable:
+        found = str(folder / executable)
+    else:
+        found = shutil.which(executable) or executable
+    return None if os.path.abspath(found) == os.path.abspath(sys.executable) else found
+
+
+def _env(text: str) -> dict[str, str]:
+    """`K=V,K2=V2`; a part without `=` is dropped."""
+    pairs = (part.split("=", 1) for part in text.split(",") if "=" in part)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _workers(request: LoadRequest, settings: Mapping[str, str], environ: Mapping[str, str]) -> tuple[int, int]:
+    """The least and the most workers. DJL's default for the most is a worker for each core that one doesn't fill."""
+    forced = environ.get("SAGEMAKER_NUM_MODEL_WORKERS")
+
+    def count(bound: str, requested: int | None) -> int | None:
+        if requested is not None and requested >= 0:
+            return requested
+        value = settings.get(f"cpu.{bound}Workers", settings.get(f"{bound}Workers"))
+        value = forced or value or environ.get(f"SERVING_{bound.upper()}_WORKERS")
+        return None if value is None else _integer(value)
+
+    least = count("min", request.min_workers)
+    most = count("max", request.max_workers)
+    if most is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = environ.get("OMP_NUM_THREADS", "1")
+        most = cores // min(int(threads), cores) if threads.isdecimal() and int(threads) else 2
+    return (1 if least is None else least), most
+
+
+def _refuse_large_model_options(options: Mapping[str, str]) -> None:
+    for key, unused in _LARGE_MODEL_OPTIONS.items():
+        value = options.get(key)
+        if value is not None and value.lower() not in unused:
+            raise LoadFailed(
+                f"option.{key}={value} belongs to DJL's large-model engines, which this server doesn't have; "
+                f"remove it or set it to {unused[0]}"
+            )
+
+
+def _log_unknown_keys(name: str, settings: Mapping[str, str]) -> None:
+    unknown = {key for key in settings if not key.startswith("option.") and key not in _KNOWN_KEYS} - _logged
+    if unknown:
+        _logged.update(unknown)
+        log.warning("%s: serving.properties has keys that are not honoured here: %s", name, ", ".join(sorted(unknown)))
