@@ -25,18 +25,18 @@ class Settings(BaseSettings):
     home: Path = ROOT / ".mme"
     """Everything the local platform keeps. Two homes run side by side."""
 
-    region: str = Field("us-east-1", pattern=r"[a-z]{2}(-[a-z]+)+-\d")
+    region: str = Field(default="us-east-1", pattern=r"[a-z]{2}(-[a-z]+)+-\d")
     bucket: str | None = None
     """The bucket for the packages; without one, a name made of the project, region and account."""
     prefix: str = "model-packages"
     role: str | None = None
     """On AWS, the ARN of the execution role. The local platform creates its own."""
 
-    project: str = Field("mme-djl", pattern=r"[a-z0-9](-?[a-z0-9]){2,30}")
+    project: str = Field(default="mme-djl", pattern=r"[a-z0-9](-?[a-z0-9]){2,30}")
     """The first part of the name of whatever is created: bucket, role, model, endpoint."""
     instance_type: str = "ml.m5.large"
-    instance_count: int = Field(1, ge=1, le=10)
-    instance_memory_mb: int = Field(3072, ge=512)
+    instance_count: int = Field(default=1, ge=1, le=10)
+    instance_memory_mb: int = Field(default=3072, ge=512)
     """Memory of a local instance in MB: what all its models and their workers may take together."""
     image_version: str = "0.36.0-cpu-full"
 
