@@ -1,0 +1,92 @@
+"""Decides where the embedded server differs from DJL Serving on purpose; run, it writes docs/djl-differences.md."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import comparison
+import transcript
+from transcript import Case
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "djl-differences.md"
+
+_HEAD = """\
+# Where the embedded server differs from DJL Serving
+
+The contract suite replays {count} requests and answers recorded from DJL Serving 0.36.0. {same} of them are the same
+here: status, reason, headers, body and the state afterwards. The {other} others differ on purpose, in the ways below;
+the suite fails if anything else differs, and if a difference in this table is gone.
+
+Written by `python tests/contract/differences.py` from `tests/contract/differences.toml`.
+
+| cases | DJL Serving 0.36 | here | why it is better for you |
+|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Cases (names or patterns), what DJL does, what happens here, why; `answer` maps places in the answer to ours."""
+
+    cases: tuple[str, ...]
+    djl: str
+    here: str
+    why: str
+    answer: Mapping[str, Any]
+
+    def covers(self, case: Case) -> bool:
+        return any(fnmatch.fnmatchcase(case.name, pattern) for pattern in self.cases)
+
+    def applied(self, case: Case, expected: Any) -> Any:
+        """The recorded answer with ours in place of DJL's where they differ."""
+        changed = copy.deepcopy(expected)
+        for place, value in self.answer.items():
+            *way, last = place.split("/")
+            at = changed
+            for step in way:
+                at = at[int(step)] if isinstance(at, list) else at[step]
+            if isinstance(value, str):
+                value = value.replace("{model}", case.model)
+                value = comparison.body(value) if last == "body" else value
+            if isinstance(at, list):
+                at[int(last)] = value
+            else:
+                at[last] = value
+        return changed
+
+
+@cache
+def differences() -> tuple[Difference, ...]:
+    """All of them, in the order of the file."""
+    listed = tomllib.loads((HERE / "differences.toml").read_text())["difference"]
+    return tuple(Difference(tuple(each.pop("cases")), **each) for each in listed)
+
+
+def of(case: Case) -> list[Difference]:
+    """The differences that are listed for a case."""
+    return [each for each in differences() if each.covers(case)]
+
+
+def page() -> str:
+    """The table as Markdown."""
+    cases = transcript.cases().values()
+    other = sum(bool(of(case)) for case in cases)
+    head = _HEAD.format(count=len(cases), same=len(cases) - other, other=other)
+    rows = (
+        f"| {' '.join(f'`{name}`' for name in each.cases)} | {each.djl} | {each.here} | {each.why} |"
+        for each in differences()
+    )
+    return head + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page())
