@@ -1,0 +1,80 @@
+"""What DJL Serving runs for a scikit-learn model: rows of numbers in, a prediction for each row out.
+
+DJL Serving executes this file several times when a worker starts, so importing it is cheap; the model is loaded by the
+first call, which is empty, and stays for those that follow.
+"""
+
+import csv
+import io
+import json
+import warnings
+from pathlib import Path
+
+from djl_python import Input, Output
+
+model = None
+
+
+def load(model_dir):
+    """The model that the package holds; an error when another scikit-learn saved it: it might predict otherwise."""
+    import joblib
+    from sklearn.exceptions import InconsistentVersionWarning
+
+    warnings.filterwarnings("error", category=InconsistentVersionWarning)
+    # Trained on named columns: the rows that come here are in the same order and have no names.
+    warnings.filterwarnings("ignore", message="X does not have valid feature names")
+    return joblib.load(Path(model_dir) / "model.joblib")
+
+
+def rows_of(inputs):
+    """The rows that a call holds, as lists: CSV lines, {"inputs": rows}, or rows alone. One flat row is one record."""
+    content_type = (inputs.get_property("content-type") or "application/json").partition(";")[0].strip().lower()
+    if content_type == "text/csv":
+        lines = csv.reader(io.StringIO(inputs.get_as_string()))
+        return [[float(value) for value in line] for line in lines if line]
+    if content_type != "application/json":
+        raise ValueError(f"content type {content_type}: expected application/json or text/csv")
+    body = inputs.get_as_json()
+    if isinstance(body, dict):
+        if "inputs" not in body:
+            raise ValueError(f'expected {{"inputs": [...]}}, given an object with the keys {sorted(body)}')
+        body = body["inputs"]
+    if not isinstance(body, list):
+        raise ValueError(f"expected a list of rows, given {json.dumps(body)[:80]}")
+    return [body] if body and not any(isinstance(row, list) for row in body) else body
+
+
+def matrix_of(rows, width):
+    """The rows as an array of shape (records, width); ValueError naming the expected and the given shape."""
+    import numpy as np
+
+    expected = f"expected shape (records, {width}), one row of {width} numbers per record"
+    if not rows:
+        raise ValueError(f"{expected}; given no records")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, list):
+            raise ValueError(f"{expected}; record {number} is {json.dumps(row)[:80]}, not a list")
+        if len(row) != width:
+            raise ValueError(f"{expected}; given ({len(rows)}, {len(row)}) by record {number}, {json.dumps(row)[:80]}")
+        for value in row:
+            if type(value) not in (int, float):
+                raise ValueError(f"{expected}; record {number} holds {json.dumps(value)[:80]}, not a number")
+    matrix = np.array(rows, dtype=float)
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{expected}; given NaN or infinity")
+    return matrix
+
+
+def handle(inputs: Input) -> Output | None:
+    """Answer {"predictions": [...]}, in the order of the records; 400 with the reason for a call it can't read."""
+    global model
+    if model is None:
+        model = load(inputs.get_property("model_dir"))
+    if inputs.is_empty():
+        return None
+    try:
+        matrix = matrix_of(rows_of(inputs), model.n_features_in_)
+    except (ValueError, OverflowError) as error:
+        return Output().error(str(error), code=400, message="invalid input")
+    output = Output().add_property("content-type", "application/json")
+    return output.add_as_json({"predictions": model.predict(matrix).tolist()})
