@@ -224,11 +224,12 @@ class Archive:
         while data:
             digits, _, _ = data.partition(b" ")
             length = int(digits) if digits.isdigit() and len(digits) < 7 else 0
-            record, data = data[len(digits) + 1 : length], data[length:]
+            record = data[len(digits) + 1 : length]
             key, equals, value = record.partition(b"=")
-            if not equals or not value.endswith(b"\n"):
+            if length > len(data) or not equals or not value.endswith(b"\n"):
                 raise self._refused("a pax header is malformed")
             fields[key.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
+            data = data[length:]
         return fields
 
     def _pax_size(self, text: str) -> int:

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from mme import packages
+from mme.packages import Limits
+
+Member = tuple[tarfile.TarInfo, bytes]
+
+
+def file(name: str, data: bytes = b"x", **fields: object) -> Member:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, data
+
+
+def special(name: str, kind: bytes, target: str = "") -> Member:
+    return file(name, b"", type=kind, linkname=target)
+
+
+def tar(*members: Member, format: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
+        for info, data in members:
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def extended(kind: bytes, data: bytes, *rest: Member) -> bytes:
+    return header("header", len(data), kind) + data + bytes(-len(data) % 512) + tar(*rest)
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    for digits in range(1, 6):
+        text = b"%d %s=%s\n" % (len(key) + len(value) + 3 + digits, key, value)
+        if len(text) == len(key) + len(value) + 3 + digits:
+            return text
+    raise ValueError("too long")
+
+
+def zipped(data: bytes) -> bytes:
+    return gzip.compress(data, 1, mtime=0)
+
+
+GOOD = tar(file("model.py", b"code"), file("data/weights", b"w" * 5000))
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "an absolute path": (tar(file("/etc/evil")), "is an absolute path"),
+    "a path upwards": (tar(file("../evil")), "leaves its folder"),
+    "a path upwards from within": (tar(file("a/../../evil")), "leaves its folder"),
+    "a path that ends upwards": (tar(file("a/..")), "leaves its folder"),
+    "a folder upwards": (tar(special("../evil", tarfile.DIRTYPE)), "leaves its folder"),
+    "a path upwards in a pax header": (
+        extended(tarfile.XHDTYPE, record(b"path", b"../evil"), file("fine")),
+        "leaves its folder",
+    ),
+    "a path upwards in a GNU long name": (
+        extended(tarfile.GNUTYPE_LONGNAME, b"../evil\0", file("fine")),
+        "leaves its folder",
+    ),
+    "a link out": (tar(special("out", tarfile.SYMTYPE, "/etc")), "is a symbolic link"),
+    "a link that stays inside": (tar(file("a"), special("b", tarfile.SYMTYPE, "a")), "is a symbolic link"),
+    "a file through a link": (
+        tar(special("out", tarfile.SYMTYPE, ".."), file("out/evil")),
+        "is a symbolic link",
+    ),
+    "a hard link out": (tar(special("out", tarfile.LNKTYPE, "/etc/passwd")), "is a hard link"),
+    "a hard link that stays inside": (tar(file("a"), special("b", tarfile.LNKTYPE, "a")), "is a hard link"),
+    "a character device": (tar(special("null", tarfile.CHRTYPE)), "is a character device"),
+    "a block device": (tar(special("disk", tarfile.BLKTYPE)), "is a block device"),
+    "a FIFO": (tar(special("pipe", tarfile.FIFOTYPE)), "is a FIFO"),
+    "an unknown type": (tar(special("odd", b"Z")), "is of the unknown type"),
+    "an old sparse file": (tar(special("hole", tarfile.GNUTYPE_SPARSE)), "is a sparse file"),
+    "a new sparse file": (
+        extended(tarfile.XHDTYPE, record(b"GNU.sparse.major", b"1"), file("hole")),
+        "is a sparse file",
+    ),
+    "a setuid bit": (tar(file("run", mode=0o4755)), "has the mode 4755"),
+    "a setgid bit": (tar(file("run", mode=0o2755)), "has the mode 2755"),
+    "a sticky folder": (tar(file("d", b"", type=tarfile.DIRTYPE, mode=0o1777)), "has the mode 1777"),
+    "a name twice": (tar(file("a", b"1"), file("a", b"2")), "is there twice"),
+    "a name twice in two spellings": (tar(file("d/a"), file("./d//a")), "is there twice"),
+    "names that differ in case": (tar(file("model.py"), file("Model.py")), "letter case"),
+    "folders that differ in case": (tar(file("Data/a"), file("data/b")), "letter case"),
+    "names in two Unicode forms": (tar(file("caf\u00e9"), file("cafe\u0301")), "Unicode form"),
+    "a file in a file": (tar(file("a"), file("a/b")), 'lies in "a", which is a file'),
+    "a file over a folder": (tar(file("a/b"), file("a")), "both a file and a folder"),
+    "a folder over a file": (tar(file("a"), special("a", tarfile.DIRTYPE)), "both a file and a folder"),
+    "no name": (tar(file("")), "has no name"),
+    "the folder itself as a file": (tar(file("./.")), "has no name"),
+    "a newline in a name": (tar(file("a\nb")), "control character"),
+    "a NUL in a name": (extended(tarfile.XHDTYPE, record(b"path", b"a\0b"), file("fine")), "control character"),
+    "an escape sequence in a name": (tar(file("a\x1b[31mb")), "control character"),
+    "a backslash in a name": (tar(file("..\\evil")), "backslash"),
+    "invalid UTF-8": (tar(file("a\udcff"), format=tarfile.GNU_FORMAT), "is not UTF-8"),
+    "a name of 10,000 characters": (tar(file("/".join(["d" * 99] * 100))), "9999 bytes long"),
+    "a part of 300 characters": (tar(file("d" * 300)), "longer than 255"),
+    "forty folders": (tar(file("/".join("d" * 40))), "40 folders deep"),
+    "a huge pax header": (header("h", 10**9, tarfile.XHDTYPE), "a header of 1000000000 bytes"),
+    "a huge long name": (header("h", 10**12, tarfile.GNUTYPE_LONGNAME), "a header of 1000000000000 bytes"),
+    "a malformed pax header": (extended(tarfile.XHDTYPE, b"99 path=x\n", file("fine")), "malformed"),
+    "a pax header without end": (extended(tarfile.XHDTYPE, b"0 path=x\n", file("fine")), "malformed"),
+    "a negative size in a pax header": (extended(tarfile.XHDTYPE, record(b"size", b"-1"), file("f")), "the size '-1'"),
+    "one name for all": (extended(tarfile.XGLTYPE, record(b"path", b"x"), file("fine")), "global header"),
+    "a gigantic size": (header("big", 10**12), "larger than 1000000 bytes"),
+    "a gigantic size in a pax header": (
+        extended(tarfile.XHDTYPE, record(b"size", b"9" * 18), file("f")),
+        "larger than 1000000 bytes",
+    ),
+    "a bomb": (tar(file("zeros", bytes(2_000_000))), "larger than 1000000 bytes"),
+    "many files that sum up": (tar(*(file(f"f{n}", bytes(300_000)) for n in range(4))), "larger than 1000000"),
+    "too many files": (tar(*(file(f"f{n}", b"") for n in range(51))), "more than 50 entries"),
+    "too many folders": (tar(*(special(f"f{n}", tarfile.DIRTYPE) for n in range(51))), "more than 50 entries"),
+    "endless padding": (GOOD + bytes(3_000_000), "inflates to more than"),
+    "endless headers": (
+        b"".join(extended(tarfile.GNUTYPE_LONGNAME, b"x" * 60_000)[:60_928] for _ in range(40)),
+        "inflates to more than",
+    ),
+    "two tars in a row": (GOOD + GOOD, "more after its end"),
+    "something behind the end": (GOOD + b"evil", "more after its end"),
+    "no end": (GOOD[: 512 * 2], "truncated"),
+    "an end in the middle of a file": (GOOD[: 512 * 4], "truncated"),
+    "an end in the middle of a header": (GOOD[:700], "truncated"),
+    "no tar": (b"this is a text of no particular kind, repeated. " * 40, "not a tar inside the gzip"),
+    "a gzip in the gzip": (zipped(GOOD) + bytes(512), "not a tar inside the gzip"),
+    "a damaged header": (GOOD[:148] + b"0000000" + GOOD[155:], "not a tar inside the gzip"),
+    "nothing": (b"", "truncated, or empty|truncated"),
+}
+
+NOT_GZIP: dict[str, tuple[bytes, str]] = {
+    "an empty file": (b"", "truncated, or empty"),
+    "a plain tar": (GOOD, "not a gzip file"),
+    "a bzip2": (bz2.compress(GOOD), "not a gzip file"),
+    "a zip": (b"PK\3\4" + bytes(100), "not a gzip file"),
+    "a truncated gzip": (zipped(GOOD)[:-20], "truncated"),
+    "a gzip without its checksum": (zipped(GOOD)[:-8], "truncated"),
+    "a wrong checksum": (zipped(GOOD)[:-8] + bytes(4) + zipped(GOOD)[-4:], "damaged"),
+    "two gzips in a row": (zipped(GOOD) + zipped(GOOD), "more after its end"),
+    "bytes behind the gzip": (zipped(GOOD) + b"evil", "more after its end"),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    place = tmp_path / "place"
+    place.mkdir()
+    return place
+
+
+def refuses(archive: bytes, place: Path, message: str) -> None:
+    path = place.parent / "hostile.tar.gz"
+    path.write_bytes(archive)
+    around = sorted(place.parent.rglob("*"))
+    with pytest.raises(packages.PackageRefused, match=message) as raised:
+        packages.unpack(path, place / "model", limits=Limits(size_bytes=1_000_000, count=50))
+    assert sorted(place.parent.rglob("*")) == around
+    assert 'model package "hostile.tar.gz" is refused' in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_tar_is_refused_and_leaves_nothing(place: Path, name: str):
+    data, message = HOSTILE[name]
+    refuses(zipped(data), place, message)
+
+
+@pytest.mark.parametrize("name", NOT_GZIP)
+def test_what_is_not_one_whole_gzip_is_refused_and_leaves_nothing(place: Path, name: str):
+    data, message = NOT_GZIP[name]
+    refuses(data, place, message)
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_packages_of_other_tools_are_unpacked(place: Path, format: int):
+    deep = "/".join(["folder"] * 13) + "/name"
+    long = "/".join(["a folder with a long name"] * 8) + "/weights of the modèle"
+    members = [
+        special("./", tarfile.DIRTYPE),
+        special("./data/", tarfile.DIRTYPE),
+        file("./data/a", b"A" * 1000),
+        file(deep, b"D"),
+        file("run", b"#!", mode=0o755, mtime=1e9),
+        file("secret", b"", mode=0o600),
+    ]
+    if format != tarfile.USTAR_FORMAT:
+        members.append(file(long, b"L"))
+    path = place / "other.tar.gz"
+    path.write_bytes(zipped(tar(*members, format=format)))
+    names = packages.unpack(path, place / "model")
+    expected = {"data/a": b"A" * 1000, deep: b"D", "run": b"#!", "secret": b""}
+    if format != tarfile.USTAR_FORMAT:
+        expected[long] = b"L"
+    assert names == packages.names(path) == sorted(expected)
+    assert {name: (place / "model" / name).read_bytes() for name in names} == expected
+    modes = {name: (place / "model" / name).stat().st_mode & 0o7777 for name in ("run", "secret", "data")}
+    assert modes == {"run": 0o755, "secret": 0o644, "data": 0o777 & ~_umask()}
+    assert (place / "model").stat().st_mode & 0o7777 == 0o755
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def test_a_tar_in_a_tar_is_a_file(place: Path):
+    path = place / "outer.tar.gz"
+    path.write_bytes(zipped(tar(file("inner.tar", tar(file("../evil"))))))
+    assert packages.unpack(path, place / "model") == ["inner.tar"]
+    assert sorted(item.name for item in place.rglob("*")) == ["inner.tar", "model", "outer.tar.gz"]
+
+
+def test_a_folder_that_holds_something_is_left_alone(place: Path):
+    path = place / "good.tar.gz"
+    path.write_bytes(zipped(GOOD))
+    packages.unpack(path, place / "model")
+    (place / "model" / "mine").touch()
+    with pytest.raises(packages.PackageError, match="remove it"):
+        packages.unpack(path, place / "model")
+    assert (place / "model" / "mine").exists()
+    assert sorted(item.name for item in place.iterdir()) == ["good.tar.gz", "model"]
+
+
+def test_a_missing_package_is_named(place: Path):
+    with pytest.raises(packages.PackageNotFound, match=r"no model package at none\.tar\.gz"):
+        packages.unpack(place / "none.tar.gz", place / "model")
+    assert list(place.iterdir()) == []
+
+
+def test_the_manifest_is_verified(place: Path):
+    source = place / "source"
+    source.mkdir()
+    (source / "model.py").write_text("good")
+    packages.build(source, place / "good.tar.gz")
+    manifest = packages.read(place / "good.tar.gz", ["manifest.json"])["manifest.json"]
+    for members in (
+        [file("manifest.json", manifest), file("model.py", b"evil")],
+        [file("manifest.json", manifest)],
+        [file("manifest.json", manifest), file("model.py", b"good"), file("extra")],
+        [file("manifest.json", b"[]"), file("model.py", b"good")],
+    ):
+        path = place / "changed.tar.gz"
+        path.write_bytes(zipped(tar(*members)))
+        with pytest.raises(packages.PackageRefused, match=r"manifest\.json"):
+            packages.unpack(path, place / "model")
+        assert not (place / "model").exists()
+    assert packages.unpack(place / "good.tar.gz", place / "model") == ["manifest.json", "model.py"]
+
+
+def test_a_package_that_changes_while_it_is_read_is_refused(place: Path):
+    path = place / "growing.tar.gz"
+    path.write_bytes(zipped(GOOD))
+    with packages.entries.Archive(path) as archive, pytest.raises(packages.PackageRefused, match="changed while"):
+        for _ in archive:
+            os.utime(path, (1, 1))
+
+
+def test_memory_stays_small_whatever_the_package(place: Path):
+    path = place / "large.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as output:
+        output.write(header("zeros", 200_000_000))
+        for _ in range(200):
+            output.write(bytes(1_000_000))
+        output.write(bytes(-200_000_000 % 512 + 1024))
+    script = (
+        "import sys, resource; from pathlib import Path; from mme import packages\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "packages.unpack(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    run = subprocess.run([sys.executable, "-c", script, path, place / "model"], capture_output=True, text=True)
+    grown = int(run.stdout) * (1 if sys.platform == "darwin" else 1024)
+    assert grown < 20_000_000
+    assert (place / "model" / "zeros").stat().st_size == 200_000_000
+
+
+def test_a_full_disk_leaves_nothing(place: Path):
+    path = place / "large.tar.gz"
+    path.write_bytes(zipped(tar(file("a", b"a" * 1000), file("b", bytes(2_000_000)))))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # Python ignores SIGXFSZ, so writing fails
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            packages.unpack(path, place / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [item.name for item in place.iterdir()] == ["large.tar.gz"]
+
+
+def _flip(data: bytes, index: int, value: int) -> bytes:
+    index %= len(data)
+    return data[:index] + bytes([data[index] ^ value]) + data[index + 1 :]
+
+
+def _cut(data: bytes, index: int, value: int) -> bytes:
+    index %= len(data)
+    return data[:index] + data[index + value :]
+
+
+def _repeat(data: bytes, index: int, value: int) -> bytes:
+    index %= len(data)
+    return data[: index + value] + data[index:]
+
+
+CHANGES: list[Callable[[bytes, int, int], bytes]] = [_flip, _cut, _repeat]
+RICH = extended(
+    tarfile.XHDTYPE,
+    record(b"path", b"long/name") + record(b"mtime", b"1.5"),
+    file("short", b"s" * 700),
+    special("folder", tarfile.DIRTYPE),
+    file("run", b"r", mode=0o755),
+    file("n" * 120, b"n"),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=3),
+    st.booleans(),
+)
+@example([(_flip, 156, 1)], True)  # a file becomes a hard link
+@example([(_flip, 156, 2)], True)  # … a symbolic link
+@example([(_flip, 257, 1)], True)  # no magic
+@example([(_cut, 512, 255)], True)
+@example([(_flip, 3, 4)], False)  # a gzip header with an extra field
+@example([(_flip, 0, 255)], False)
+def test_a_damaged_package_is_unpacked_inside_its_folder_or_refused(tmp_path: Path, changes: list, inside: bool):
+    place = tmp_path / "fuzz"
+    place.mkdir(exist_ok=True)
+    data = RICH if inside else zipped(RICH)
+    for change, index, value in changes:
+        data = change(data, index, value)
+    path = tmp_path / "damaged.tar.gz"
+    path.write_bytes(zipped(data) if inside else data)
+    try:
+        names = packages.unpack(path, place / "model", limits=Limits(size_bytes=1_000_000, count=50))
+    except packages.PackageRefused:
+        assert list(place.iterdir()) == []
+        return
+    found = [item for item in place.rglob("*") if not item.is_dir()]
+    assert sorted(item.relative_to(place / "model").as_posix() for item in found) == names
+    assert not any(item.is_symlink() for item in place.rglob("*"))
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["damaged.tar.gz", "fuzz"]
+    shutil.rmtree(place / "model")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=2000))
+def test_any_bytes_are_refused(tmp_path: Path, data: bytes):
+    path = tmp_path / "bytes.tar.gz"
+    for content in (data, zipped(data)):
+        path.write_bytes(content)
+        with pytest.raises(packages.PackageRefused):
+            packages.names(path)
