@@ -21,6 +21,7 @@ class PlatformConfig:
     region: str = "us-east-1"
     account_id: str = ACCOUNT_ID
     instance_memory_mb: int = 2048
+    instance_disk_mb: int = 20_480
     container: str = "embedded"
     metrics_period_s: float = 60
     invoke_timeout_s: float = 60
