@@ -1,0 +1,274 @@
+"""Decides how a container is started, watched and stopped, and asks it by the MME container contract."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDictProxy
+
+from mme.processes import sweep
+from mme.tether import tethered
+
+_LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
+_LONGEST_LINE = 256 * 1024  # bytes; CloudWatch Logs takes no longer event
+# What a container inherits from the platform; all else, credentials above all, stays outside.
+_INHERITED = re.compile(
+    r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|PYTHONPATH|PYTHONDONTWRITEBYTECODE|LD_LIBRARY_PATH|VIRTUAL_ENV|MME_FORK"
+    r"|PIP_\w+|UV_\w+|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|(?:https?|no)_proxy|(?:HTTPS?|NO)_PROXY"
+)
+
+
+class ContainerError(Exception):
+    """A container could not be started, or has gone."""
+
+
+class ContainerStartFailed(ContainerError):
+    """It did not answer /ping with 200 in time, or ended before that."""
+
+
+class ContainerGone(ContainerError):
+    """The connection broke. `is_sent` is False where the request has surely not reached the model."""
+
+    def __init__(self, message: str, *, is_sent: bool) -> None:
+        super().__init__(message)
+        self.is_sent = is_sent
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """One container to be started. `environment` is what SageMaker would set; `model_store` is for a single model."""
+
+    container_id: str
+    folder: Path
+    environment: Mapping[str, str]
+    model_store: Path | None = None
+
+
+@dataclass(frozen=True)
+class ContainerKind:
+    """A way to run a container: the command that prints `listening on http://127.0.0.1:PORT` once it serves."""
+
+    name: str
+    command: Callable[[ContainerSpec], list[str]]
+
+
+def _embedded(spec: ContainerSpec) -> list[str]:
+    command = [sys.executable, "-m", "mme.server", "--host", "127.0.0.1", "--port", "0"]
+    return command if spec.model_store is None else [*command, "--model-store", str(spec.model_store)]
+
+
+KINDS = {"embedded": ContainerKind("embedded", _embedded)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a container answered."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    def message(self) -> str:
+        """The text of an error body: DJL's `message`, else the body itself."""
+        text = self.body.decode(errors="replace")
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            return text
+        message = parsed.get("message") if isinstance(parsed, dict) else None
+        return message if isinstance(message, str) else text
+
+
+class Container:
+    """A running container. `exited` is done when its process has ended, with the exit code as result."""
+
+    def __init__(self, container_id: str, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
+        self.id = container_id
+        self.pid = process.pid
+        self._process = process
+        self._on_line = on_line
+        self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._reading = asyncio.create_task(self._read_lines())
+        self.exited = asyncio.create_task(process.wait())
+        self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    async def start(
+        cls, kind: ContainerKind, spec: ContainerSpec, *, on_line: Callable[[str], None], timeout_s: float
+    ) -> Container:
+        """Start a container and wait until it answers /ping with 200.
+
+        Must be called in the main thread's event loop, since the tether follows the thread that starts the process.
+        `on_line` gets each line of its stdout and stderr. Raises ContainerStartFailed and leaves nothing running.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("a container must be started from the main thread, or it ends with the thread")
+        environment = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+        environment |= spec.environment
+        environment |= {"MME_CONTAINER": spec.container_id, "PYTHONUNBUFFERED": "1"}
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *tethered(kind.command(spec)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=spec.folder,
+                env=environment,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise ContainerStartFailed(f"the container's process cannot be started: {error}") from error
+        container = cls(spec.container_id, process, on_line)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await container._answers()
+        except TimeoutError:
+            await container.stop(grace_s=0)
+            raise ContainerStartFailed(f"no healthy answer to GET /ping within {timeout_s:g} s") from None
+        except BaseException:
+            await container.stop(grace_s=0)
+            raise
+        return container
+
+    async def _answers(self) -> None:
+        waited: set[asyncio.Future[Any]] = {self._address, self.exited}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not self._address.done():
+            raise ContainerStartFailed(f"the container ended with exit code {self.exited.result()} before it served")
+        self._session = aiohttp.ClientSession(
+            self._address.result(),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+        )
+        while not await self.ping():
+            if self.exited.done():
+                raise ContainerStartFailed(f"the container ended with exit code {self.exited.result()}")
+            await asyncio.sleep(0.05)
+
+    async def _read_lines(self) -> None:
+        assert self._process.stdout is not None
+        rest = b""
+        while chunk := await self._process.stdout.read(64 * 1024):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                if not self._address.done() and (match := _LISTENING.search(line)):
+                    self._address.set_result(match[1].decode())
+                self._on_line(line.decode(errors="replace").rstrip("\r"))
+        if rest:
+            self._on_line(rest.decode(errors="replace"))
+
+    async def stop(self, grace_s: float = 5) -> None:
+        """End the container and whatever its workers started: SIGTERM, SIGKILL after `grace_s`, then by its mark."""
+        if self._session is not None:
+            await self._session.close()
+        if not self.exited.done() and grace_s > 0:
+            self._process.terminate()
+            await asyncio.wait({self.exited}, timeout=grace_s)
+        if not self.exited.done():
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it ended this very moment, which is what is wanted
+        await asyncio.to_thread(sweep, "MME_CONTAINER", self.id)
+        await self.exited
+        await self._reading
+        if not self._address.done():
+            self._address.cancel()
+
+    async def _ask(self, method: str, path: str, *, timeout_s: float | None = None, **options: Any) -> Reply:
+        assert self._session is not None
+        limit = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._session.request(method, path, timeout=limit, **options) as response:
+                return Reply(response.status, response.headers, await response.read())
+        except aiohttp.ClientConnectorError as error:
+            raise ContainerGone(f"the container refuses connections: {error}", is_sent=False) from error
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            if isinstance(error, TimeoutError) or (isinstance(error, RuntimeError) and not self._session.closed):
+                raise
+            raise ContainerGone(f"the container closed the connection: {error}", is_sent=True) from error
+
+    async def ping(self, timeout_s: float = 2) -> bool:
+        """Whether GET /ping answers 200 in time."""
+        try:
+            return (await self._ask("GET", "/ping", timeout_s=timeout_s)).status == 200
+        except (ContainerGone, TimeoutError):
+            return False
+
+    async def models(self, timeout_s: float = 2) -> dict[str, str] | None:
+        """GET /models, all pages of it: the status by model id, or None if there is no such answer."""
+        found: dict[str, str] = {}
+        path = "/models"
+        try:
+            while True:
+                reply = await self._ask("GET", path, timeout_s=timeout_s)
+                if reply.status != 200:
+                    return None
+                page = json.loads(reply.body)
+                found |= {model["modelName"]: model.get("status", "READY") for model in page["models"]}
+                if not page.get("nextPageToken") or not page["models"]:
+                    return found
+                path = f"/models?next_page_token={page['nextPageToken']}"
+        except (ContainerGone, TimeoutError, ValueError, KeyError, TypeError):
+            return None
+
+    async def figures(self, timeout_s: float = 2) -> dict[str, Any] | None:
+        """Memory and workers by model where the container tells (the embedded server's GET /_mme/models), else None."""
+        try:
+            reply = await self._ask("GET", "/_mme/models", timeout_s=timeout_s)
+            parsed = json.loads(reply.body) if reply.status == 200 else None
+        except (ContainerGone, TimeoutError, ValueError):
+            return None
+        return parsed if isinstance(parsed, dict) else None
+
+    async def load(self, model_id: str, folder: Path) -> Reply:
+        """POST /models: 200 loaded, 409 already there, 507 no memory, else the reason why it cannot be loaded."""
+        return await self._ask("POST", "/models", json={"model_name": model_id, "url": str(folder)})
+
+    async def unload(self, model_id: str, timeout_s: float = 60) -> Reply:
+        """DELETE /models/{id}: 200, or 404 where it was not there."""
+        return await self._ask("DELETE", f"/models/{model_id}", timeout_s=timeout_s)
+
+    async def invoke(self, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """POST a call to `/models/{id}/invoke`, or `/invocations` of a single model. Has no time limit of its own."""
+        return await self._ask("POST", path, headers=headers, data=body)
+
+    async def invoke_stream(
+        self, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, CIMultiDictProxy[str], AsyncGenerator[bytes, None]]:
+        """As `invoke`, with the body as it arrives. The iterator must be read to its end or closed (`aclose`)."""
+        assert self._session is not None
+        try:
+            response = await self._session.post(path, headers=headers, data=body)
+        except aiohttp.ClientConnectorError as error:
+            raise ContainerGone(f"the container refuses connections: {error}", is_sent=False) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ContainerGone(f"the container closed the connection: {error}", is_sent=True) from error
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            try:
+                async for piece, _ in response.content.iter_chunks():
+                    if piece:
+                        yield piece
+            except (aiohttp.ClientError, OSError) as error:
+                raise ContainerGone(f"the container closed the connection: {error}", is_sent=True) from error
+            finally:
+                response.close()
+
+        return response.status, response.headers, pieces()

@@ -1,0 +1,37 @@
+"""Decides where a container's lines go: a file beside its instance, and CloudWatch Logs as on AWS."""
+
+from __future__ import annotations
+
+import logging.handlers
+import time
+from pathlib import Path
+
+from mme.platform.hosting.publisher import Publisher
+
+_FILE_BYTES = 8 * 2**20  # an instance keeps this much of its log as a file, twice
+
+
+def log_group(endpoint_name: str) -> str:
+    """The CloudWatch Logs group of an endpoint's containers."""
+    return f"/aws/sagemaker/Endpoints/{endpoint_name}"
+
+
+class InstanceLog:
+    """The log of one instance: stream `<variant>/<instance id>` of the endpoint's group, and `container.log`."""
+
+    def __init__(self, endpoint_name: str, variant_name: str, instance_id: str, folder: Path, publisher: Publisher):
+        self._group = log_group(endpoint_name)
+        self._stream = f"{variant_name}/{instance_id}"
+        self._publisher = publisher
+        self._file = logging.handlers.RotatingFileHandler(
+            folder / "container.log", maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
+        )
+
+    def write(self, line: str) -> None:
+        """Keep one line of the container's output."""
+        self._file.emit(logging.makeLogRecord({"msg": line}))
+        if line:
+            self._publisher.log(self._group, self._stream, int(time.time() * 1000), line)
+
+    def close(self) -> None:
+        self._file.close()

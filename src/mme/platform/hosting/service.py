@@ -1,0 +1,260 @@
+"""Decides which endpoints run: brings fleets up, swaps and scales them, takes them down, and counts what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mme.platform.config import ObjectStore, PlatformConfig
+from mme.platform.containers import KINDS, ContainerKind, ContainerStartFailed
+from mme.platform.hosting.fleet import HEALTH_PERIOD_S, Endpoint, Instance, Variant, failure_reason, remove_folder
+from mme.platform.hosting.logs import log_group
+from mme.platform.hosting.metrics import INSTANCES, INVOCATIONS, Meter
+from mme.platform.hosting.plans import EndpointPlan, HostingFault, VariantPlan
+from mme.platform.hosting.publisher import Publisher
+from mme.platform.hosting.store import PackageStore
+
+log = logging.getLogger(__name__)
+
+
+class Hosting:
+    """All endpoints of a platform. Belongs to one event loop, which must be the main thread's."""
+
+    def __init__(
+        self,
+        config: PlatformConfig,
+        store: ObjectStore,
+        *,
+        kind: ContainerKind | None = None,
+        health_period_s: float = HEALTH_PERIOD_S,
+        replicate: bool = True,
+    ) -> None:
+        if kind is None and config.container not in KINDS:
+            raise ValueError(f"there is no container {config.container!r}; there are: {', '.join(KINDS)}")
+        self.config = config
+        self._store = store
+        self._kind = kind or KINDS[config.container]
+        self._health_period_s = health_period_s
+        self._replicate = replicate
+        self._publisher = Publisher(config, store)
+        self._packages: PackageStore | None = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self._meters: dict[tuple[str, str], Meter] = {}
+        self._changes: dict[str, asyncio.Lock] = {}
+        self._numbers: set[tuple[str, str, int]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """To be awaited once, in the running loop, before anything else."""
+        self._packages = PackageStore(self._store)
+        self._publisher.start()
+        self._spawn(self._measure())
+
+    async def close(self) -> None:
+        """Stop every container and send what is left of metrics and logs."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _all(instance.stop() for endpoint in self._endpoints.values() for instance in endpoint.instances)
+        self._collect()
+        self._endpoints.clear()
+        await asyncio.to_thread(self._publisher.close)
+        if self._packages is not None:
+            await self._packages.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def endpoint(self, endpoint_name: str) -> Endpoint | None:
+        """The endpoint if it is deployed."""
+        return self._endpoints.get(endpoint_name)
+
+    async def deploy(self, plan: EndpointPlan) -> None:
+        """Bring an endpoint up; returns when every container answers /ping.
+
+        One that is up already keeps serving until the new fleet is healthy, then the new one takes over and the old
+        one goes when its calls are done. Raises DeploymentFailed and leaves everything as it was.
+        """
+        async with self._lock(plan.name):
+            variants = await self._build(plan.name, plan.variants)
+            old = self._endpoints.get(plan.name)
+            self._endpoints[plan.name] = Endpoint(plan.name, variants)
+            if old is not None:
+                self._spawn(self._retire(plan.name, old.instances))
+
+    async def rescale(self, endpoint_name: str, desired: Mapping[str, tuple[float | None, int | None]]) -> None:
+        """Give variants another weight, another number of instances, or both; None leaves it as it is.
+
+        Returns when new instances answer. Raises DeploymentFailed and leaves everything as it was.
+        """
+        async with self._lock(endpoint_name):
+            endpoint = self._endpoints[endpoint_name]
+            leaving: list[Instance] = []
+            new: list[Instance] = []
+            changed: dict[str, Variant] = {}
+            for name, (weight, count) in desired.items():
+                old = endpoint.variants[name]
+                plan = replace(
+                    old.plan,
+                    weight=old.weight if weight is None else weight,
+                    instance_count=len(old.instances) if count is None else count,
+                )
+                missing = plan.instance_count - len(old.instances)
+                try:
+                    added = await self._start_instances(endpoint_name, plan, max(0, missing), old.meter)
+                except BaseException:
+                    await self._discard(endpoint_name, new)
+                    raise
+                new += added
+                kept = old.instances if missing >= 0 else old.instances[: plan.instance_count]
+                leaving += old.instances[len(kept) :]
+                changed[name] = Variant(plan, old.meter, (*kept, *added), replicate=self._replicate)
+            self._endpoints[endpoint_name] = Endpoint(endpoint_name, endpoint.variants | changed)
+            if leaving:
+                self._spawn(self._retire(endpoint_name, leaving))
+
+    async def remove(self, endpoint_name: str) -> None:
+        """Take an endpoint down, with its instances' disks. Calls under way get the error of a container that went."""
+        async with self._lock(endpoint_name):
+            endpoint = self._endpoints.pop(endpoint_name, None)
+            if endpoint is None:
+                return
+            await _all(instance.stop() for instance in endpoint.instances)
+            self._collect()
+            for instance in endpoint.instances:
+                self._numbers.discard((endpoint_name, instance.variant_name, instance.number))
+            for variant in endpoint.variants.values():
+                self._meters.pop((endpoint_name, variant.plan.name), None)
+            self._publisher.forget(log_group(endpoint_name))
+            if not any(name == endpoint_name for name, _, _ in self._numbers):
+                await remove_folder(self.config.folder / endpoint_name)
+
+    async def status(self) -> list[dict[str, Any]]:
+        """Endpoints, variants, instances and models, with what the models cost just now."""
+        await _all(instance.refresh() for endpoint in self._endpoints.values() for instance in endpoint.instances)
+        return [
+            {"name": endpoint.name, "variants": [variant.describe() for variant in endpoint.variants.values()]}
+            for endpoint in self._endpoints.values()
+        ]
+
+    async def flush(self, timeout_s: float = 5) -> bool:
+        """Send metrics and log lines now; whether all of it arrived."""
+        self._collect()
+        return await asyncio.to_thread(self._publisher.flush, timeout_s)
+
+    def _lock(self, endpoint_name: str) -> asyncio.Lock:
+        return self._changes.setdefault(endpoint_name, asyncio.Lock())
+
+    async def _build(self, endpoint_name: str, plans: Iterable[VariantPlan]) -> dict[str, Variant]:
+        plans = tuple(plans)
+        meters = [
+            self._meters.setdefault((endpoint_name, plan.name), Meter(INVOCATIONS, endpoint_name, plan.name))
+            for plan in plans
+        ]
+        started = await asyncio.gather(
+            *(
+                self._start_instances(endpoint_name, plan, plan.instance_count, meter)
+                for plan, meter in zip(plans, meters, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        failed = next((outcome for outcome in started if isinstance(outcome, BaseException)), None)
+        if failed is not None:
+            up = [instance for outcome in started if isinstance(outcome, list) for instance in outcome]
+            await self._discard(endpoint_name, up)
+            raise failed
+        return {
+            plan.name: Variant(plan, meter, instances, replicate=self._replicate)
+            for plan, meter, instances in zip(plans, meters, started, strict=True)
+            if isinstance(instances, list)
+        }
+
+    async def _start_instances(self, endpoint_name: str, plan: VariantPlan, count: int, meter: Meter) -> list[Instance]:
+        assert self._packages is not None, "Hosting.start() comes first"
+        instances = []
+        for _ in range(count):
+            number = next(n for n in itertools.count() if (endpoint_name, plan.name, n) not in self._numbers)
+            self._numbers.add((endpoint_name, plan.name, number))
+            folder = self.config.folder / endpoint_name / plan.name / str(number)
+            instances.append(
+                Instance(
+                    endpoint_name,
+                    plan,
+                    number,
+                    folder,
+                    self._kind,
+                    self.config,
+                    self._packages,
+                    self._publisher,
+                    meter,
+                    self._health_period_s,
+                )
+            )
+        outcomes = await asyncio.gather(*(instance.start() for instance in instances), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                await self._discard(endpoint_name, instances)
+                if isinstance(outcome, (ContainerStartFailed, HostingFault)):
+                    log.warning("endpoint %s, variant %s: %s", endpoint_name, plan.name, outcome)
+                    raise failure_reason(plan.name, outcome) from outcome
+                raise outcome
+        return instances
+
+    async def _discard(self, endpoint_name: str, instances: list[Instance]) -> None:
+        await _all(instance.stop() for instance in instances)
+        for instance in instances:
+            await remove_folder(instance.folder)
+            self._numbers.discard((endpoint_name, instance.variant_name, instance.number))
+
+    async def _retire(self, endpoint_name: str, instances: list[Instance]) -> None:
+        """Stop instances that get no new calls when the ones under way are done, at the latest when those time out."""
+        deadline = asyncio.get_running_loop().time() + self.config.invoke_timeout_s
+        while any(instance.in_flight for instance in instances) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        await self._discard(endpoint_name, instances)
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.metrics_period_s)
+            figures = await asyncio.to_thread(self._utilization)
+            self._collect()
+            now = datetime.datetime.now(datetime.UTC)
+            for meter in figures:
+                self._publisher.metrics(INSTANCES, meter.drain(now))
+
+    def _utilization(self) -> list[Meter]:
+        meters = []
+        for endpoint in list(self._endpoints.values()):
+            for variant in endpoint.variants.values():
+                meter = Meter(INSTANCES, endpoint.name, variant.plan.name)
+                for instance in variant.instances:
+                    for name, value in instance.utilization().items():
+                        meter.add(name, value)
+                meters.append(meter)
+        return meters
+
+    def _collect(self) -> None:
+        """Hand what was counted to the publisher."""
+        now = datetime.datetime.now(datetime.UTC)
+        for endpoint in self._endpoints.values():
+            for variant in endpoint.variants.values():
+                if variant.plan.is_multi_model:
+                    for instance in variant.instances:
+                        variant.meter.add("LoadedModelCount", instance.cache.loaded_count)
+        for meter in self._meters.values():
+            self._publisher.metrics(INVOCATIONS, meter.drain(now))
+
+
+async def _all(work: Iterable[Any]) -> None:
+    """Run all of it to the end, then raise the first failure."""
+    outcomes = await asyncio.gather(*work, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
