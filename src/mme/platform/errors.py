@@ -2,7 +2,8 @@
 
 AwsError
     the control plane (plain ClientError in boto3): ValidationException, ResourceLimitExceeded, ResourceNotFound,
-        ResourceInUse, UnknownOperation, UnsupportedOperation, AccessDenied, Throttling
+        ResourceInUse, UnknownOperation, UnsupportedOperation, AccessDenied, UnrecognizedClient,
+        MissingAuthenticationToken, Throttling
     the runtime (modelled classes in boto3): ModelError, ModelNotReadyException, ValidationError, ServiceUnavailable,
         InternalFailure, InternalDependencyException
 """
@@ -61,6 +62,20 @@ class UnsupportedOperation(AwsError):
 
 class AccessDenied(AwsError):
     code = "AccessDeniedException"
+    status = 403
+
+
+class UnrecognizedClient(AwsError):
+    """Nobody has the access key that the request is signed with."""
+
+    code = "UnrecognizedClientException"
+    status = 403
+
+
+class MissingAuthenticationToken(AwsError):
+    """The request isn't signed (amazon-sagemaker-examples#290 shows status and text)."""
+
+    code = "MissingAuthenticationTokenException"
     status = 403
 
 
