@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
+
 from mme import tether
 
 # Long enough for a loaded machine; a wait ends as soon as what it waits for is there.
@@ -56,9 +58,10 @@ class Gate:
 
     def expect(self, count: int) -> None:
         """Wait until `count` calls in all have reached the gate."""
-        until(lambda: len(self._arrivals()) >= count, f"{count} calls reached {self._arrived}")
+        until(lambda: len(self.arrivals()) >= count, f"{count} calls reached {self._arrived}")
 
-    def _arrivals(self) -> list[str]:
+    def arrivals(self) -> list[str]:
+        """The processes that reached the gate, in order, one for each call."""
         return self._arrived.read_text().split() if self._arrived.exists() else []
 
     def let_one_go(self) -> None:
@@ -107,6 +110,14 @@ class Container:
             return Answer(response.status, response.reason, tuple(response.getheaders()), content)
         finally:
             connection.close()
+
+    def process(self) -> psutil.Process:
+        """The server's own process, if it is a descendant of this one; for counting what it holds."""
+        for child in psutil.Process().children(recursive=True):
+            ports = [each.laddr.port for each in child.net_connections() if each.status == psutil.CONN_LISTEN]
+            if self.address[1] in ports:
+                return child
+        raise LookupError(f"no child of this process listens on {self.address[1]}")
 
     def load(self, name: str, folder: Path) -> Answer:
         body = json.dumps({"model_name": name, "url": str(folder)}).encode()
