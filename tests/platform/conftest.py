@@ -1,0 +1,205 @@
+"""What the platform's tests share: an S3 of rclone's, and a hosting rig whose containers are the stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+
+from mme.platform.config import ObjectStore, PlatformConfig
+from mme.platform.containers import ContainerKind, ContainerSpec
+from mme.platform.hosting import EndpointPlan, Hosting, Instance, VariantPlan
+from mme.platform.runtime import InvokeAnswer, Runtime
+
+STAND_IN = Path(__file__).with_name("stand_in_container.py")
+BUCKET = "packages"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(argv: list[str], url: str, log: Path, env: dict[str, str] | None = None) -> Iterator[None]:
+    """A server process that answers at `url`, ended afterwards."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(argv, stdout=file, stderr=file, env=env or os.environ | {})
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=1).close()
+                break
+            except urllib.error.HTTPError as error:
+                error.close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """rclone's S3 over a folder of its own."""
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "data").mkdir()
+    port = free_port()
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert rclone is not None
+    argv = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", str(folder / "data")]
+    url = f"http://127.0.0.1:{port}"
+    with running(argv, url, folder / "rclone.log", os.environ | {"RCLONE_CONFIG": str(folder / "none.conf")}):
+        store = ObjectStore(s3_url=url, access_key="key", secret_key="secret")
+        s3_client(store).create_bucket(Bucket=BUCKET)
+        yield store
+
+
+def s3_client(store: ObjectStore) -> Any:
+    return botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=store.s3_url,
+        region_name=store.region,
+        aws_access_key_id=store.access_key,
+        aws_secret_access_key=store.secret_key,
+    )
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Rig:
+    """A Hosting over stand-in containers, with everything a test needs to steer and to watch it."""
+
+    def __init__(self, folder: Path, store: ObjectStore, prefix: str) -> None:
+        self.meeting = folder / "meeting"
+        self.meeting.mkdir()
+        self.store = store
+        self.s3 = s3_client(store)
+        self.prefix = prefix
+        self.config = PlatformConfig(
+            home=folder,
+            folder=folder / "hosting",
+            moto_url="http://127.0.0.1:9",  # nobody listens there
+            metrics_period_s=3600,
+        )
+        self.kind = ContainerKind("stand-in", self._command)
+        self.hosting: Hosting
+        self.runtime: Runtime
+
+    def _command(self, spec: ContainerSpec) -> list[str]:
+        command = [sys.executable, "-S", str(STAND_IN), str(self.meeting)]
+        return command if spec.model_store is None else [*command, "--model-store", str(spec.model_store)]
+
+    def put(self, target: str, **behaviour: Any) -> None:
+        """Upload a package whose model answers with its own name, or as it is told."""
+        self.put_bytes(target, package({"behaviour.json": json.dumps({"answer": target} | behaviour)}))
+
+    def put_bytes(self, target: str, body: bytes) -> None:
+        self.s3.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{target}", Body=body)
+
+    def delete(self, target: str) -> None:
+        self.s3.delete_object(Bucket=BUCKET, Key=f"{self.prefix}/{target}")
+
+    def plan(self, *variants: VariantPlan, **changes: Any) -> EndpointPlan:
+        one = VariantPlan("AllTraffic", "model", "image", f"s3://{BUCKET}/{self.prefix}/")
+        return EndpointPlan("shop", "arn", variants or (replace(one, **changes),))
+
+    def variant(self, name: str, **changes: Any) -> VariantPlan:
+        return VariantPlan(name, "model", "image", f"s3://{BUCKET}/{self.prefix}/", **changes)
+
+    @contextlib.asynccontextmanager
+    async def up(self, plan: EndpointPlan | None = None, **options: Any) -> AsyncIterator[Rig]:
+        """The endpoint `shop`, deployed."""
+        config = replace(self.config, **{key: options.pop(key) for key in list(options) if hasattr(self.config, key)})
+        self.hosting = Hosting(config, self.store, kind=self.kind, **options)
+        self.runtime = Runtime(self.hosting)
+        await self.hosting.start()
+        try:
+            await self.hosting.deploy(plan or self.plan())
+            yield self
+        finally:
+            await self.hosting.close()
+
+    async def invoke(self, target: str | None, body: bytes = b"{}", **headers: str) -> InvokeAnswer:
+        if target is not None:
+            headers["x-amzn-sagemaker-target-model"] = target
+        return await self.runtime.invoke_endpoint("shop", headers, body)
+
+    async def ask(self, target: str | None, body: bytes = b"{}") -> Any:
+        return json.loads((await self.invoke(target, body)).body)
+
+    @property
+    def instance(self) -> Instance:
+        return self.instances[0]
+
+    @property
+    def instances(self) -> list[Instance]:
+        endpoint = self.hosting.endpoint("shop")
+        assert endpoint is not None
+        return endpoint.instances
+
+    def where(self, target: str) -> str:
+        """Where the first instance has a model."""
+        found = {model.target: str(model.where) for model in self.instance.cache.models}
+        return found.get(target, "s3")
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What the containers were asked, in order."""
+        try:
+            lines = (self.meeting / "events.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+    def open(self, gate: str) -> None:
+        (self.meeting / gate).touch()
+
+    async def reached(self, gate: str) -> None:
+        await until(lambda: (self.meeting / f"{gate}.reached").exists())
+
+
+async def until(condition: Any, timeout_s: float = 20) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def package(files: dict[str, str]) -> bytes:
+    """A .tar.gz with these files at its top level."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, object_store: ObjectStore, request: pytest.FixtureRequest) -> Rig:
+    return Rig(tmp_path, object_store, request.node.name.replace("[", "-").replace("]", ""))

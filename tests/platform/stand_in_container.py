@@ -1,0 +1,161 @@
+"""A small real container for tests: speaks the MME container contract, and fails where a model's `behaviour.json` says.
+
+    python stand_in_container.py FOLDER
+
+FOLDER is where it meets the test: `events.jsonl` gets a line for each load, unload and call, gates are files in it.
+`behaviour.json` in a model's folder may hold:
+    answer          what a call answers
+    load_status     the status of a load, with `load_message`; 200 is the default
+    load_gate       a load writes FOLDER/<gate>.reached and goes on when FOLDER/<gate> exists; so does `invoke_gate` for calls
+    invoke_status   the status of a call, with the body `invoke_body`
+    exit_in         "load" or "invoke": the container ends there, with os._exit
+    size            how much of STAND_IN_CAPACITY it takes; 1 is the default
+    pieces          a streamed answer, piece by piece, with `break_off` after them
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+FOLDER = Path(sys.argv[1])
+CAPACITY = int(os.environ.get("STAND_IN_CAPACITY", "1000"))
+
+lock = threading.Lock()
+loaded: dict[str, dict] = {}
+failed: set[str] = set()
+
+
+def note(**event: object) -> None:
+    with lock, (FOLDER / "events.jsonl").open("a") as file:
+        file.write(json.dumps(event | {"pid": os.getpid()}) + "\n")
+
+
+def wait_for_gate(name: str | None) -> None:
+    if name:
+        (FOLDER / f"{name}.reached").touch()
+        while not (FOLDER / name).exists():
+            time.sleep(0.01)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        if self.path == "/ping":
+            ill = failed or (FOLDER / "ping_fails").exists()
+            self.answer(500 if ill else 200, b"{}")
+        elif self.path == "/models":
+            models = [
+                {"modelName": name, "modelUrl": "", "status": "FAILED" if name in failed else "READY"}
+                for name in loaded
+            ]
+            self.answer(200, json.dumps({"models": models}).encode())
+        else:
+            self.refuse(404, "ResourceNotFoundException", "no such resource")
+
+    def do_DELETE(self) -> None:
+        name = self.path.removeprefix("/models/")
+        with lock:
+            known = loaded.pop(name, None)
+            failed.discard(name)
+        note(event="unload", id=name)
+        if known is None:
+            self.refuse(404, "ModelNotFoundException", f"Model or workflow not found: {name}")
+        else:
+            self.answer(200, b'{"status": "unregistered"}')
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/models":
+            self.load(json.loads(body))
+        elif self.path == "/invocations":
+            store = Path(sys.argv[sys.argv.index("--model-store") + 1])
+            self.invoke("", json.loads((store / "behaviour.json").read_text()), body)
+        else:
+            name = self.path.split("/")[2]
+            if name not in loaded:
+                self.refuse(404, "ModelNotFoundException", f"Model or workflow not found: {name}")
+            elif name in failed:
+                self.refuse(503, "WlmException", f"Model is not ready: {name}")
+            else:
+                self.invoke(name, loaded[name], body)
+
+    def load(self, request: dict) -> None:
+        name = request["model_name"]
+        behaviour = json.loads((Path(request["url"]) / "behaviour.json").read_text())
+        note(event="load", id=name, answer=behaviour.get("answer"))
+        wait_for_gate(behaviour.get("load_gate"))
+        if behaviour.get("exit_in") == "load":
+            os._exit(3)
+        status = behaviour.get("load_status", 200)
+        with lock:
+            if name in loaded:
+                return self.refuse(409, "BadRequestException", f"Workflow {name} is already registered.")
+            used = sum(model.get("size", 1) for model in loaded.values())
+            if used + behaviour.get("size", 1) > CAPACITY:
+                return self.refuse(507, "WlmOutOfMemoryException", "No enough memory to load the model.")
+            if status == 200:
+                loaded[name] = behaviour
+        if status != 200:
+            return self.refuse(status, "EngineException", behaviour.get("load_message", ""))
+        self.answer(200, json.dumps({"status": f'Model "{name}" registered.'}).encode())
+
+    def invoke(self, name: str, behaviour: dict, body: bytes) -> None:
+        note(event="invoke", id=name)
+        wait_for_gate(behaviour.get("invoke_gate"))
+        if behaviour.get("exit_in") == "invoke":
+            os._exit(3)
+        if (FOLDER / f"fail_{behaviour.get('answer')}").exists():
+            (FOLDER / f"fail_{behaviour.get('answer')}").unlink()
+            failed.add(name)
+            return self.refuse(503, "WlmException", "Python worker disconnected.")
+        if "pieces" in behaviour:
+            return self.stream(behaviour)
+        if "invoke_status" in behaviour:
+            return self.answer(behaviour["invoke_status"], behaviour.get("invoke_body", "").encode())
+        seen = {key.lower(): value for key, value in self.headers.items()}
+        said = {"answer": behaviour.get("answer"), "headers": seen, "body": body.decode(), "pid": os.getpid()}
+        self.answer(200, json.dumps(said).encode(), {"X-Amzn-SageMaker-Custom-Attributes": "seen=yes"})
+
+    def stream(self, behaviour: dict) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/jsonlines")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in behaviour["pieces"]:
+            self.wfile.write(f"{len(piece):x}\r\n{piece}\r\n".encode())
+            self.wfile.flush()
+        if behaviour.get("break_off"):
+            self.close_connection = True
+            return
+        self.wfile.write(b"0\r\n\r\n")
+
+    def refuse(self, status: int, kind: str, message: str) -> None:
+        self.answer(status, json.dumps({"code": status, "type": kind, "message": message}).encode())
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    if (FOLDER / "start_fails").exists():
+        sys.exit("the stand-in was told not to start")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
+    print("a line of the container", flush=True)
+    server.serve_forever()
