@@ -103,8 +103,9 @@ def write_properties(folder: Path, properties: Mapping[str, str | int]) -> None:
     for key, value in properties.items():
         if not re.fullmatch(r"[\w.-]+", key):
             raise ValueError(f"{key!r} is not a key that {PROPERTIES} can hold")
-        if re.search(r"[\\\n\r]", str(value)) or str(value) != str(value).strip():
-            raise ValueError(f"{key}={value!r} has a backslash, line break or blank at its end, which would be lost")
+        text = str(value)
+        if not text.isascii() or re.search(r"[\\\n\r]", text) or text != text.strip():
+            raise ValueError(f"{key}={value!r} is read otherwise by Java; use ASCII without backslash or outer blanks")
     path = folder / PROPERTIES
     left = dict(properties)
     lines = []

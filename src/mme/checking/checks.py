@@ -1,0 +1,90 @@
+"""Decides whether a package will serve: from its files first, then by its golden calls in a real worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mme import packages
+from mme.checking import contents, settings
+from mme.checking.containers import DJL_CPU_FULL, Container
+from mme.checking.report import Finding, Report
+from mme.checking.serving import CannotLoad, Served, served, slug, unpacked
+from mme.packages import Example, PackageError
+from mme.packages.layout import MANIFEST
+
+
+def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
+    """Examine a package, an archive or a folder: each fault with its cure.
+
+    The golden calls are made when nothing else is wrong. Raises PackageNotFound when nothing is there; every other
+    fault of a package is in the report.
+    """
+    equal = 0
+    findings: list[Finding] = []
+    try:
+        with unpacked(package) as folder:
+            findings += _static(folder, container)
+        if all(finding.level == "warning" for finding in findings):
+            calls = list(_golden_calls(package, packages.examples(package)))
+            findings += [finding for finding in calls if finding]
+            equal = calls.count(None)
+    except packages.PackageNotFound:
+        raise
+    except PackageError as error:
+        findings.append(Finding("error", str(error), "build it with packages.build from a folder of plain files"))
+    findings.sort(key=lambda finding: finding.level)
+    return Report(slug(package), tuple(findings), equal)
+
+
+def _static(folder: Path, container: Container) -> Iterator[Finding]:
+    layout = list(contents.layout(folder))
+    yield from layout
+    if layout and layout[0].what.startswith("everything"):
+        return
+    yield from settings.check(folder)
+    yield from contents.requirements(folder, container)
+    if (folder / MANIFEST).is_file():
+        yield from contents.versions(folder, packages.Manifest.from_json((folder / MANIFEST).read_bytes()), container)
+    else:
+        yield Finding(
+            "warning",
+            f"there is no {MANIFEST}, so nobody knows with which versions it was made",
+            "build the archive with packages.build",
+        )
+
+
+def _golden_calls(package: Path, examples: list[Example]) -> Iterator[Finding | None]:
+    """For each example a finding, or None where the answer is the expected one."""
+    if not examples:
+        yield Finding(
+            "warning", "there are no golden calls, so only its start is tried", "write some: packages.write_examples"
+        )
+    try:
+        with served(package) as model:
+            for example in examples:
+                yield _golden_call(model, example)
+    except CannotLoad as error:
+        yield Finding("error", f"its handler can't be loaded: {error}", "correct it and build again")
+
+
+def _golden_call(model: Served, example: Example) -> Finding | None:
+    answer = model.ask(example.body, example.content_type, example.accept)
+    shown = answer.body[:300].decode(errors="replace")
+    if answer.status != 200:
+        return Finding(
+            "error",
+            f'golden call "{example.name}": answered {answer.status} {shown}',
+            "correct the handler or the call",
+        )
+    try:
+        difference = example.difference(answer.json())
+    except ValueError:
+        difference = f"the answer is not JSON: {shown}"
+    if difference is None:
+        return None
+    return Finding(
+        "error",
+        f'golden call "{example.name}": {difference}',
+        "find what differs from where the answer was kept: model, handler, versions; or keep the new answer",
+    )

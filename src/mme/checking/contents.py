@@ -1,0 +1,193 @@
+"""Decides whether the container finds in a package what it needs: a handler, its libraries, in the right versions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from mme.checking.containers import Container
+from mme.checking.report import Finding
+from mme.packages import Manifest
+from mme.packages.layout import EXAMPLES, HANDLER, MANIFEST, PROPERTIES, REQUIREMENTS, imports
+from mme.server import properties
+from mme.server.errors import ServerError
+
+_PICKLES = re.compile(r".*\.(joblib|pkl|pickle|cloudpickle)")
+
+
+def layout(folder: Path) -> Iterator[Finding]:
+    """Whether the files lie at the top level, and whether the handler is one."""
+    visible = [path for path in folder.iterdir() if path.name not in (MANIFEST, EXAMPLES) and path.name[0] != "."]
+    if len(visible) == 1 and visible[0].is_dir():
+        inner = visible[0].name
+        yield Finding(
+            "error",
+            f'everything lies in the folder "{inner}" instead of the top level',
+            f'build from the folder itself: packages.build(Path(".../{inner}"), archive), or tar -C {inner} .',
+        )
+        return
+    entry, function = _entry_point(folder)
+    if entry.startswith("djl_python."):
+        return
+    path = folder / entry
+    if not path.is_file():
+        if entry == HANDLER and any(_PICKLES.fullmatch(item.name) for item in visible) and not _names_entry(folder):
+            return  # DJL Serving brings a handler for scikit-learn's files
+        yield Finding(
+            "error",
+            f"there is no handler: {entry} is missing at the top level",
+            f"add a {entry} with a function {function}(inputs); serving_scripts/ holds two to begin with",
+        )
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        yield Finding(
+            "error",
+            f"{entry} is not Python: {getattr(error, 'msg', error)}" + (f" (line {line})" if line else ""),
+            f"correct it until python -m py_compile {entry} is silent",
+        )
+        return
+    if function not in _top_level_names(tree):
+        yield Finding(
+            "error",
+            f"{entry} has no function {function}",
+            f"define {function}(inputs), or name another one by option.handler in {PROPERTIES}",
+        )
+
+
+def requirements(folder: Path, container: Container) -> Iterator[Finding]:
+    """Whether what the handler imports is in the container, in the package, or required."""
+    required: dict[str, Requirement] = {}
+    for number, line in enumerate(_read(folder / REQUIREMENTS).splitlines(), start=1):
+        text = line.partition("#")[0].strip()
+        if not text or text.startswith("-"):
+            continue
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            yield Finding("error", f"{REQUIREMENTS} line {number}: {text} is no requirement ({error})", "see PEP 508")
+            continue
+        required[canonicalize_name(requirement.name)] = requirement
+        if not requirement.url and not any(part.operator in ("==", "===") for part in requirement.specifier):
+            yield Finding(
+                "warning",
+                f"{REQUIREMENTS} line {number}: {text} isn't pinned, so each load may install another version",
+                f"write {requirement.name}=={_installed(requirement.name) or '<version>'}",
+            )
+    brought = _modules_of(_closure(required))
+    for path in sorted(folder.glob("*.py")):
+        try:
+            modules = imports(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError):
+            continue  # told by layout() where it is the handler
+        for module in sorted(modules - container.modules - brought):
+            if (folder / f"{module}.py").exists() or (folder / module).is_dir():
+                continue
+            name = metadata.packages_distributions().get(module, [module])[0]
+            yield Finding(
+                "error",
+                f"{path.name} imports {module}, which neither the container {container.tag} nor {REQUIREMENTS} brings",
+                f"add {name}=={_installed(name) or '<version>'} to {REQUIREMENTS}",
+            )
+
+
+def versions(folder: Path, manifest: Manifest, container: Container) -> Iterator[Finding]:
+    """Whether the model meets the Python and the libraries it was made with."""
+    pinned = {}
+    for line in _read(folder / REQUIREMENTS).splitlines():
+        if match := re.fullmatch(r"\s*([\w.-]+)\s*==\s*([\w.+!-]+)\s*(#.*)?", line):
+            pinned[canonicalize_name(match[1])] = match[2]
+    for name, version in manifest.libraries.items():
+        key = canonicalize_name(name)
+        there = pinned.get(key) or container.libraries.get(key)
+        if there and there != version.partition("+")[0]:
+            place = f"{REQUIREMENTS} installs" if key in pinned else f"the container {container.tag} has"
+            yield Finding(
+                "error",
+                f"the package was built with {name} {version}, but {place} {there}",
+                f"pip install {name}=={there}, train and build again"
+                + ("" if key in pinned else f"; or put {name}=={version} into {REQUIREMENTS}"),
+            )
+    pickles = sorted(name for name in manifest.files if _PICKLES.fullmatch(name))
+    if pickles and manifest.python != container.python:
+        yield Finding(
+            "warning",
+            f"{pickles[0]} is a pickle written by Python {manifest.python}, and the container {container.tag} "
+            f"reads it with {container.python}",
+            f"train with Python {container.python} before you deploy to AWS",
+        )
+
+
+def _entry_point(folder: Path) -> tuple[str, str]:
+    values = _properties(folder)
+    return values.get("option.entryPoint", HANDLER), values.get("option.handler", "handle")
+
+
+def _names_entry(folder: Path) -> bool:
+    return "option.entryPoint" in _properties(folder)
+
+
+def _properties(folder: Path) -> dict[str, str]:
+    try:
+        return properties.read(folder / PROPERTIES)
+    except ServerError:
+        return {}  # told by settings.check()
+
+
+def _top_level_names(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names.update(alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _closure(required: Iterable[str]) -> set[str]:
+    """The distributions and what they require in turn, as far as they are installed here."""
+    found: set[str] = set()
+    open_names = [canonicalize_name(name) for name in required]
+    while open_names:
+        name = open_names.pop()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            texts = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, texts):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                open_names.append(canonicalize_name(requirement.name))
+    return found
+
+
+def _modules_of(distributions: set[str]) -> set[str]:
+    """The modules they bring; of one that isn't installed here, the module of its own name."""
+    modules = {name.replace("-", "_") for name in distributions}
+    for module, owners in metadata.packages_distributions().items() if distributions else ():
+        if any(canonicalize_name(owner) in distributions for owner in owners):
+            modules.add(module)
+    return modules

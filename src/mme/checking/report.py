@@ -1,0 +1,42 @@
+"""Decides how faults are told: each with its cure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something at fault in a package, and what to do about it. A warning lets the package serve."""
+
+    level: Literal["error", "warning"]
+    what: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.what}\n  cure: {self.cure}"
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What a check found, errors first; `golden_calls` were answered as expected."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    golden_calls: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found that keeps the package from serving what its author expects."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def __str__(self) -> str:
+        calls = f"{self.golden_calls} golden call{'s' if self.golden_calls != 1 else ''} equal"
+        if not self.findings:
+            return f"{self.name}: no faults, {calls}"
+        errors = sum(finding.level == "error" for finding in self.findings)
+        counts = f"errors: {errors}, warnings: {len(self.findings) - errors}, {calls}"
+        return "\n".join([f"{self.name}: {counts}", *map(str, self.findings)])
+
+    __repr__ = __str__

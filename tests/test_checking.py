@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import joblib
+import numpy as np
+import psutil
+import pytest
+from sklearn.linear_model import LinearRegression
+
+from mme import checking, packages
+from mme.packages import Example
+
+SCRIPTS = Path(__file__).parents[1] / "serving_scripts"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A package's folder without faults: y = 2x + 1."""
+    folder = packages.prepare(tmp_path / "line", SCRIPTS / "scikit_learn")
+    joblib.dump(LinearRegression().fit(np.array([[0.0], [1.0], [2.0]]), [1.0, 3.0, 5.0]), folder / "model.joblib")
+    packages.write_examples(folder, [Example.of_json("one", {"inputs": [[10]]}, {"predictions": [21]})])
+    return folder
+
+
+def properties(text: str) -> Callable[[Path], None]:
+    """Add lines to serving.properties."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "serving.properties"
+        path.write_text(path.read_text() + text)
+
+    return spoil
+
+
+def handler(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "model.py").write_text(text) and None
+
+
+def requirements(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "requirements.txt").write_text(text) and None
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    return lambda folder: [(folder / name).unlink() for name in names] and None
+
+
+def nest(folder: Path) -> None:
+    inner = folder / "line"
+    inner.mkdir()
+    for path in list(folder.iterdir()):
+        if path != inner:
+            path.rename(inner / path.name)
+
+
+# The lines of the handler's own serving.properties come before those that a case adds.
+LINES = len((SCRIPTS / "scikit_learn" / "serving.properties").read_text().splitlines())
+FIRST, SECOND = LINES + 1, LINES + 2
+
+ERRORS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "a nested folder": (nest, 'in the folder "line" instead of the top level', "build from the folder itself"),
+    "no handler": (remove("model.py"), "there is no handler: model.py is missing", "add a model.py"),
+    "another handler's name": (
+        properties("option.entryPoint=serve.py\n"),
+        "there is no handler: serve.py is missing",
+        "add a serve.py",
+    ),
+    "a syntax error": (handler("def handle(inputs)\n"), "model.py is not Python: expected ':' (line 1)", "py_compile"),
+    "no function": (handler("def predict(inputs): ...\n"), "model.py has no function handle", "define handle(inputs)"),
+    "another function's name": (
+        properties("option.handler=serve\n"),
+        "model.py has no function serve",
+        "define serve(inputs)",
+    ),
+    "an unreadable line": (properties("x=\\u12\n"), f"line {FIRST}: x=\\u12 can't be read", "\\\\ for a backslash"),
+    "no number": (
+        properties("\n# two\nmaxWorkers=two\n"),
+        f"line {LINES + 3}: maxWorkers=two is not a whole number",
+        "such as maxWorkers=1",
+    ),
+    "a number and a blank": (properties("batch_size=1 \n"), "ends in a blank, which DJL Serving keeps", "write a"),
+    "a number below the least": (properties("maxWorkers=0\n"), "maxWorkers=0 is less than 1", "write maxWorkers=1 or"),
+    "more at least than at most": (
+        properties("minWorkers=3\nmaxWorkers=2\n"),
+        "minWorkers=3 is more than maxWorkers=2",
+        "raise maxWorkers",
+    ),
+    "a key in another spelling": (
+        properties("max_workers=2\n"),
+        f"line {FIRST}: max_workers=2 is no setting",
+        "write maxWorkers=2",
+    ),
+    "a forgotten option.": (properties("entryPoint=model.py\n"), "is no setting", "write option.entryPoint=model.py"),
+    "an unknown engine": (properties("engine=Pyhton\n"), "engine not found: Pyhton", "serving_scripts/"),
+    "an engine for large models": (properties("option.rolling_batch=vllm\n"), "large-model engines", "serving_scripts"),
+    "a missing requirement": (
+        handler("import pandas\ndef handle(inputs):\n    from no_such_module import x\n"),
+        "model.py imports no_such_module, which neither the container 0.36.0-cpu-full nor requirements.txt brings",
+        "add no_such_module==<version> to requirements.txt",
+    ),
+    "a missing requirement that is installed here": (
+        handler("import pandas\ndef handle(inputs): ...\n"),
+        "imports pandas, which neither",
+        "add pandas==",
+    ),
+    "a requirement that is none": (requirements("numpy==\n"), "requirements.txt line 1: numpy== is no req", "PEP 508"),
+    "another version required": (
+        requirements("scikit-learn==1.5.0\n"),
+        "built with scikit-learn 1.7.2, but requirements.txt installs 1.5.0",
+        "pip install scikit-learn==1.5.0",
+    ),
+    "a link": (lambda folder: (folder / "x").symlink_to("model.py"), "a symbolic link", "a folder of plain files"),
+    "golden calls that are none": (
+        lambda folder: (folder / "examples.json").write_text("{}x") and None,
+        "examples.json",
+        "plain files",
+    ),
+}
+
+WARNINGS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "no settings": (remove("serving.properties"), "so DJL Serving guesses", "engine=Python"),
+    "a setting twice": (properties("engine=Python\n"), "engine was set in line 2 already", "keep one"),
+    "no memory": (
+        lambda folder: (folder / "serving.properties").write_text("engine=Python\n") and None,
+        "doesn't say required_memory_mb",
+        "about 100",
+    ),
+    "a requirement without version": (requirements("joblib\n"), "line 1: joblib isn't pinned", "write joblib=="),
+    "no golden calls": (remove("examples.json"), "there are no golden calls", "packages.write_examples"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_is_named_with_its_cure(folder: Path, tmp_path: Path, case: str):
+    spoil, what, cure = ERRORS[case]
+    spoil(folder)
+    report = checking.check(folder)
+    assert not report.ok
+    assert [f for f in report.findings if f.level == "error" and what in f.what and cure in f.cure], str(report)
+    assert str(tmp_path) not in str(report)
+
+
+def test_a_handler_of_another_scikit_learn_is_an_error(folder: Path, tmp_path: Path):
+    container = dataclasses.replace(checking.DJL_CPU_FULL, libraries={"scikit-learn": "1.8.0"}, python="3.14")
+    report = checking.check(folder, container)
+    assert [finding.what for finding in report.findings] == [
+        "the package was built with scikit-learn 1.7.2, but the container 0.36.0-cpu-full has 1.8.0",
+        f"model.joblib is a pickle written by Python {packages.describe(folder).python}, "
+        "and the container 0.36.0-cpu-full reads it with 3.14",
+    ]
+    assert "pip install scikit-learn==1.8.0, train and build again" in report.findings[0].cure
+    assert [finding.level for finding in report.findings] == ["error", "warning"]
+
+
+def test_requirements_bring_what_they_require(folder: Path):
+    (folder / "requirements.txt").write_text("pandas==3.1.1\n")
+    (folder / "model.py").write_text("import pandas, dateutil, helper\ndef handle(inputs): raise ValueError(1)\n")
+    (folder / "helper.py").touch()
+    (folder / "examples.json").unlink()
+    (folder / "serving.properties").write_text("maxWorkers=x\n")  # so that no worker is started
+    assert [finding.what for finding in checking.check(folder).findings if "imports" in finding.what] == []
+
+
+def test_a_missing_package_is_not_a_report(tmp_path: Path):
+    with pytest.raises(packages.PackageNotFound, match="nothing"):
+        checking.check(tmp_path / "nothing.tar.gz")
+
+
+@pytest.mark.parametrize("case", WARNINGS)
+def test_a_warning_lets_the_package_serve(folder: Path, case: str):
+    spoil, what, cure = WARNINGS[case]
+    spoil(folder)
+    report = checking.check(folder)
+    assert report.ok, str(report)
+    assert [f for f in report.findings if what in f.what and cure in f.cure], str(report)
+
+
+def test_a_package_without_faults_says_so(folder: Path, tmp_path: Path):
+    packages.build(folder, tmp_path / "line.tar.gz")
+    reports = [checking.check(tmp_path / "line.tar.gz"), checking.check(folder)]
+    assert [str(report) for report in reports] == ["line: no faults, 1 golden call equal"] * 2
+
+
+def test_an_archive_of_other_making_is_checked_too(folder: Path, tmp_path: Path):
+    with tarfile.open(tmp_path / "line.tar.gz", "w:gz") as tar:
+        tar.add(folder, arcname=".")
+    report = checking.check(tmp_path / "line.tar.gz")
+    assert report.ok
+    assert report.golden_calls == 1
+    assert [finding.what for finding in report.findings] == [
+        "there is no manifest.json, so nobody knows with which versions it was made"
+    ]
+
+
+def test_a_golden_call_that_fails_shows_the_difference(folder: Path):
+    packages.write_examples(
+        folder,
+        [
+            Example.of_json("right", [[10]], {"predictions": [21]}),
+            Example.of_json("wrong", [[10]], {"predictions": [22]}),
+            Example.of_json("too wide", [[10, 11]], {"predictions": [22]}),
+        ],
+    )
+    report = checking.check(folder)
+    assert report.golden_calls == 1
+    wrong, wide = (finding.what for finding in report.findings)
+    assert 'golden call "wrong": predictions[0]: 21.0, not 22' in wrong.replace("20.999999999999996", "21.0")
+    assert 'golden call "too wide": answered 400' in wide
+    assert "expected shape (records, 1)" in wide
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def handle(inputs):\n    raise ValueError('no weights')\n", "ValueError: no weights"),
+        ("import json\njson.nothing\ndef handle(inputs): ...\n", "AttributeError: module 'json' has no attribute"),
+        ("import os\nos._exit(3)\ndef handle(inputs): ...\n", "exit"),
+    ],
+)
+def test_a_handler_that_cannot_be_loaded_tells_its_own_reason(folder: Path, source: str, reason: str):
+    (folder / "model.py").write_text(source)
+    (finding,) = checking.check(folder).findings
+    assert "its handler can't be loaded" in finding.what
+    assert reason in finding.what
+    with pytest.raises(checking.CannotLoad, match=reason):
+        checking.ask(folder, "[[1]]")
+
+
+def test_asking_gives_what_the_handler_answers_and_leaves_no_process(folder: Path):
+    answer = checking.ask(folder, json.dumps({"inputs": [[0], [1]]}))
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.json()["predictions"] == pytest.approx([1, 3])
+    assert json.loads(answer.text) == json.loads(answer.body) == answer.json()
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_one_worker_answers_several_questions(folder: Path):
+    (folder / "model.py").write_text(
+        "import os\nfrom djl_python import Output\ndef handle(inputs):\n    return Output().add(str(os.getpid()))\n"
+    )
+    with checking.served(folder) as model:
+        pids = {model.ask("{}").text for _ in range(3)}
+    assert len(pids) == 1
+    assert not psutil.pid_exists(int(pids.pop()))
+
+
+def test_a_notebooks_event_loop_is_not_in_the_way(folder: Path):
+    import asyncio
+
+    async def cell() -> int:
+        return checking.ask(folder, "[[1]]").status
+
+    assert asyncio.run(cell()) == 200
+
+
+def test_the_folder_that_is_checked_stays_as_it_was(folder: Path):
+    before = {path: path.read_bytes() for path in folder.rglob("*")}
+    checking.check(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*")} == before
+    shutil.rmtree(folder)
