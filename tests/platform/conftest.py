@@ -86,6 +86,17 @@ def s3_client(store: ObjectStore) -> Any:
     )
 
 
+@pytest.fixture(scope="session")
+def moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """moto's server, of the platform's account, with AWS's managed policies."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    argv = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    env = os.environ | {"MOTO_ACCOUNT_ID": "000000000000", "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
+    with running(argv, f"{url}/moto-api/", tmp_path_factory.mktemp("moto") / "moto.log", env):
+        yield url
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -180,6 +191,12 @@ class Rig:
 
     async def reached(self, gate: str) -> None:
         await until(lambda: (self.meeting / f"{gate}.reached").exists())
+
+    async def reached_event(self, kind: str, count: int) -> None:
+        await until(lambda: len(self.events(kind)) >= count)
+
+    async def until(self, condition: Any) -> None:
+        await until(condition)
 
 
 async def until(condition: Any, timeout_s: float = 20) -> None:

@@ -1,7 +1,8 @@
 """Decides who calls, and whether IAM lets them: the caller behind an access key, their policies as moto's IAM has them.
 
-With MME_IAM=enforce each sagemaker:* operation and each invocation is checked. The home's own keys are the account's root:
-always allowed. It is a rehearsal of policies, not a wall: everything is on loopback, and a signature isn't verified.
+With MME_IAM=enforce each sagemaker:* operation and each invocation is checked. The home's own keys are the account's
+root, which may do all. It is a rehearsal of policies, not a wall: all is on loopback, signatures aren't verified, and an
+assumed role's session doesn't expire.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ _RESOURCES = {"ModelName": "model", "EndpointConfigName": "endpoint-config", "En
 def calls_of(operation: str, parameters: Mapping[str, Any], config: PlatformConfig) -> tuple[Call, ...]:
     """What a control operation asks IAM for: its action on each resource that it names, on "*" where it names none.
 
-    UpdateEndpoint needs both the endpoint and the endpoint config (aws-controllers-k8s/community#1889). CreateModel hands a
-    role on, so it needs iam:PassRole too. Source: "Actions, resources, and condition keys for Amazon SageMaker".
+    UpdateEndpoint needs both the endpoint and the endpoint config (aws-controllers-k8s/community#1889). CreateModel
+    hands a role on, so it needs iam:PassRole too. AWS: "Actions, resources, and condition keys for Amazon SageMaker".
     """
     action = f"sagemaker:{operation}"
     context = {"aws:requestedregion": config.region}
@@ -93,7 +94,7 @@ class _Known:
 
 
 class Access:
-    """Checks calls against moto's IAM. Belongs to one event loop; moto is asked in a thread, once per caller and period."""
+    """Checks calls against moto's IAM. Belongs to one event loop; moto is asked in a thread, now and then."""
 
     def __init__(self, config: PlatformConfig, store: ObjectStore) -> None:
         self._root_key = store.access_key
@@ -152,9 +153,9 @@ class Access:
 def refusal_of(caller: Caller, call: Call) -> str:
     """Why the caller may not, in AWS's words ("Troubleshoot access denied error messages"), or "" if they may.
 
-    Seen on SageMaker: "because no identity-based policy allows the ... action" (philschmid/cdk-samples#2). The form with an
-    explicit deny is from that page of AWS's. Not verified: whether SageMaker names the policy after it, as IAM began to.
-    What a policy says that isn't evaluated is named in words of our own.
+    Seen on SageMaker: "because no identity-based policy allows the ... action" (philschmid/cdk-samples#2), and "with an
+    explicit deny in a service control policy" (amazon-sagemaker-feedback#193); the other forms are that page's. Not
+    verified: whether SageMaker puts the policy's ARN after it. What isn't evaluated is named in words of our own.
     """
     asked = Call(call.action, call.resource, {**caller.context, **call.context})
     kinds = [("an identity-based policy", "identity-based policy", caller.policies)]

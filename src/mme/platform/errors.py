@@ -35,6 +35,12 @@ class ValidationException(AwsError):
     code = "ValidationException"
 
 
+class SerializationException(AwsError):
+    """The body is not what the protocol calls for: no JSON, or a value of another type."""
+
+    code = "SerializationException"
+
+
 class ResourceLimitExceeded(AwsError):
     code = "ResourceLimitExceeded"
 

@@ -1,8 +1,9 @@
 """Decides what IAM policies say about one call: an explicit deny first, then an allow, else nobody allows it.
 
-AWS: "Policy evaluation logic", "IAM JSON policy elements reference" in the IAM User Guide. Evaluated are Effect, Action,
-NotAction, Resource, NotResource, policy variables, and conditions by StringEquals, StringLike and their negations.
-Whatever else a statement says is never guessed: where the answer would depend on it, the verdict is UNDECIDED and names it.
+AWS: "Policy evaluation logic", "IAM JSON policy elements reference" in the IAM User Guide. Evaluated are Effect,
+Action, NotAction, Resource, NotResource, policy variables, and conditions by StringEquals, StringLike and their
+negations. Whatever else a statement says is never guessed: where the answer hangs on it, the verdict is UNDECIDED and
+names it.
 """
 
 from __future__ import annotations
