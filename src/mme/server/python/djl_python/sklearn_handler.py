@@ -9,12 +9,9 @@ Source: engines/python/setup/djl_python/sklearn_handler.py and custom_formatter_
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 import logging
 import pickle
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
@@ -27,6 +24,7 @@ import numpy as np
 from .encode_decode import decode
 from .inputs import Input
 from .outputs import Output
+from .service_loader import find_decorated_function, load_module
 
 _EXTENSIONS = {
     "skops": ("skops",),
@@ -36,9 +34,12 @@ _EXTENSIONS = {
 }
 _ACCEPTED = ("application/json", "text/csv")
 _ROLES = ("init", "input", "predict", "output")
-_DECORATED = dict(
-    zip(_ROLES, ("is_init_handler", "is_input_formatter", "is_prediction_handler", "is_output_formatter"), strict=True)
-)
+_DECORATED = {
+    "init": "is_init_handler",
+    "input": "is_input_formatter",
+    "predict": "is_prediction_handler",
+    "output": "is_output_formatter",
+}
 # SageMaker's function of each role and the parameter names that DJL takes it by; another signature is passed over.
 _SAGEMAKER: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "init": ("model_fn", (("model_dir",),)),
@@ -177,20 +178,13 @@ def _load(folder: Path, model_format: str, properties: dict[str, Any]) -> Any:
 
 def _own_functions(folder: Path) -> _Functions:
     """The functions of the folder's model.py; raises CustomFormatterError if it cannot be executed."""
-    file = folder / "model.py"
-    if not file.is_file():
+    if not (folder / "model.py").is_file():
         return _Functions({})
     try:
-        module = _module(file)
+        module = load_module(str(folder), "model.py")
     except Exception as error:
         raise CustomFormatterError(f"Failed to load custom code from {folder}") from error
-    members = [getattr(module, name) for name in dir(module)]
-    decorated = {
-        role: member
-        for role, mark in _DECORATED.items()
-        for member in members
-        if callable(member) and getattr(member, mark, False)
-    }
+    decorated = {role: found for role in _ROLES if (found := find_decorated_function(module, _DECORATED[role]))}
     if decorated:
         return _Functions(decorated)
     named = {role: found for role in _ROLES if (found := _sagemaker_function(module, role))}
@@ -208,19 +202,6 @@ def _sagemaker_function(module: ModuleType, role: str) -> Callable[..., Any] | N
         logging.warning("%s(%s) is passed over, as DJL Serving does: name it %s", name, ", ".join(parameters), wanted)
         return None
     return function  # type: ignore[no-any-return]
-
-
-def _module(file: Path) -> ModuleType:
-    """The module of a file under the name that DJL gives it, executed once in a process."""
-    name = f"model_{hashlib.md5(str(file).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 _service = _Service()

@@ -1,0 +1,79 @@
+"""Decides how what a process prints becomes records: a line each, a traceback with its lines as one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+_READ_BYTES = 1 << 16
+_MAX_RECORD_CHARS = 1 << 16  # what is longer is cut, so that a process that never ends a line costs no memory
+_TRACEBACK = "Traceback (most recent call last):"
+_LINKS = ("During handling of the above exception", "The above exception was the direct cause")
+
+
+class Capture:
+    """Reads a pipe's end as long as something writes to the other, and gives each record to `on_record`."""
+
+    def __init__(self, fd: int, on_record: Callable[[str], None]) -> None:
+        """Takes over the descriptor; to be called in the event loop's thread."""
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._on_record = on_record
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self._read)
+
+    def close(self) -> None:
+        """Give on what there is, and let the descriptor go; may be called twice."""
+        if self._fd < 0:
+            return
+        try:
+            while data := os.read(self._fd, _READ_BYTES):
+                self._take(data)
+        except BlockingIOError:
+            pass  # no more for now, and now is all there is
+        self._end()
+
+    def _read(self) -> None:
+        data = os.read(self._fd, _READ_BYTES)
+        if data:
+            self._take(data)
+        else:
+            self._end()
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MAX_RECORD_CHARS:
+            lines.append(self._rest)
+            self._rest = b""
+        for record in records([line.decode("utf-8", "replace") for line in lines]):
+            self._on_record(record)
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        if self._rest:
+            self._on_record(self._rest.decode("utf-8", "replace"))
+            self._rest = b""
+
+
+def records(lines: list[str]) -> list[str]:
+    """Lines that came together as records: a traceback is one with its lines and the log line that announces it."""
+    found: list[list[str]] = []
+    is_open = False  # a traceback has begun, and its last line, the error's, hasn't come
+    for line in lines:
+        if is_open:
+            found[-1].append(line)
+            is_open = not line or line[0].isspace() or line == _TRACEBACK or line.startswith(_LINKS)
+        elif line == _TRACEBACK and found and found[-1][-1].startswith("ERROR::"):
+            found[-1].append(line)
+            is_open = True
+        elif found and len(found[-1]) > 1 and (not line or line.startswith(_LINKS)):
+            found[-1].append(line)
+            is_open = bool(line)
+        else:
+            found.append([line])
+            is_open = line == _TRACEBACK
+    return ["\n".join(record)[:_MAX_RECORD_CHARS].rstrip("\r\n") for record in found]

@@ -1,0 +1,108 @@
+"""Decides which models can share a branch of the nursery: those whose code imports the same under the same settings."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_MAX_FILES = 200  # of a package are read for their imports; what more there is shows in what the worker imports
+_MAX_FILE_BYTES = 1 << 20
+_MAX_SETS = 64  # are remembered, the last used
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a model's code says it imports, and the environment it wants while it does."""
+
+    imports: frozenset[str]
+    env: frozenset[tuple[str, str]]
+
+    def id(self) -> str:
+        """A name for the key, the same in every run."""
+        text = json.dumps([sorted(self.imports), sorted(self.env)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
+    """The key of a package: the modules that its Python files import at top level, but for its own and the library's.
+
+    A file that isn't Python counts as one that imports nothing: its worker will say what is wrong with it.
+    """
+    names: set[str] = set()
+    own = {"djl_python", *sys.stdlib_module_names}
+    for path in sorted(folder.rglob("*.py"))[:_MAX_FILES]:
+        own.add(path.relative_to(folder).parts[0].removesuffix(".py"))
+        if path.stat().st_size <= _MAX_FILE_BYTES:
+            names.update(_imported(path))
+    if not entry_point.endswith(".py"):
+        names.add(entry_point)
+        own.discard("djl_python")
+    return Key(frozenset(name for name in names if name.partition(".")[0] not in own), frozenset(env.items()))
+
+
+def _imported(path: Path) -> Iterable[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+        return
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+@dataclass
+class ImportSets:
+    """What the models of each key were seen to import, in order, kept in a file for the next start."""
+
+    path: Path
+    _modules: dict[Key, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> ImportSets:
+        """The sets learned by this interpreter; none if the file isn't there or can't be understood."""
+        name = hashlib.sha256(f"{sys.executable} {sys.version}".encode()).hexdigest()[:8]
+        sets = cls(folder / f"import-sets-{name}.json")
+        try:
+            entries = json.loads(sets.path.read_text("utf-8"))
+            for entry in entries:
+                key = Key(frozenset(entry["imports"]), frozenset(entry["env"].items()))
+                sets._modules[key] = [str(name) for name in entry["modules"]]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return sets
+        return sets
+
+    def keys(self) -> list[Key]:
+        """The keys, the last learned first."""
+        return [*reversed(self._modules)]
+
+    def modules(self, key: Key) -> list[str] | None:
+        """What models of this key import, or None if none was loaded yet."""
+        return self._modules.get(key)
+
+    def learn(self, key: Key, modules: Iterable[str]) -> bool:
+        """Add what a model of this key has imported; whether that was news."""
+        known = self._modules.pop(key, None)
+        merged = [*dict.fromkeys([*(known or []), *modules])]
+        self._modules[key] = merged
+        while len(self._modules) > _MAX_SETS:
+            del self._modules[next(iter(self._modules))]
+        return known is None or len(merged) > len(known)
+
+    def save(self) -> None:
+        """Write the file, readable by this user only: an environment may hold secrets."""
+        entries = [
+            {"imports": sorted(key.imports), "env": dict(key.env), "modules": modules}
+            for key, modules in [*self._modules.items()]
+        ]
+        new = self.path.with_suffix(f".{os.getpid()}.new")
+        new.touch(0o600)
+        new.write_text(json.dumps(entries), "utf-8")
+        new.replace(self.path)

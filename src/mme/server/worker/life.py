@@ -1,0 +1,158 @@
+"""Decides what a process of the nursery is: its root, a branch, a template, or a worker, forked or started plain."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mme import forkserver
+
+from .handler import Handler, HandlerSpec, reseed, traceback_of
+from .loop import Imports, LoadFailed, Worker
+
+_DJL_PYTHON = str(Path(__file__).resolve().parents[1] / "python")
+_MAIN = str(Path(__file__).with_name("__main__.py"))
+
+
+def begin(arguments: list[str]) -> None:
+    """Be the nursery's root (`root CONTROL LIFELINE`) or a plain worker (`worker SOCKET LIFELINE REQUEST`)."""
+    if arguments[0] == "root":
+        control = socket.socket(fileno=int(arguments[1]))
+        _live(forkserver.Server(control, int(arguments[2]), is_guardian=True))
+    else:
+        os.set_inheritable(int(arguments[2]), False)
+        request = json.loads(arguments[3])
+        _take_place(request)
+        _work(request, socket.socket(fileno=int(arguments[1])), None, [])
+
+
+def _live(server: forkserver.Server) -> None:
+    """Fork for ever; each fork goes on from here as what its request asks for, and may fork in turn."""
+    handler: Handler | None = None
+    imported: list[str] = []
+    while True:
+        request, fds = server.serve()
+        if "stdio" in request:
+            os.dup2(fds[-2], 1)
+            os.dup2(fds[-1], 2)
+            os.close(fds.pop())
+            os.close(fds.pop())
+        sock = socket.socket(fileno=fds[0])
+        if request["role"] == "plain":
+            _exec(request, sock, server.lifeline)
+        reseed()
+        if handler is None:
+            os.environ.update(request["env"])
+        if request["role"] == "worker":
+            if handler is None:
+                _take_place(request)
+            _work(request, sock, handler, [] if request["is_known"] else imported)
+            return
+        server.control = sock
+        if request["role"] == "branch":
+            _set_path("", request["env"])
+            imported = imported + _import_all(request["modules"])
+            refusal = server.refusal()
+            forkserver.send(sock, {"unfit": refusal} if refusal else {"ready": True})
+        else:
+            handler = _model(request, server)
+
+
+def _take_place(request: dict[str, Any]) -> None:
+    """Be in the model's folder, with the paths, arguments and log lines that DJL's workers have."""
+    model_dir = request["model_dir"]
+    os.chdir(model_dir)
+    _set_path(model_dir, request["env"])
+    sys.argv = ["djl_python_engine.py", "--model-dir", model_dir, "--entry-point", request["entry_point"]]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    logging.basicConfig(stream=sys.stdout, format="%(levelname)s::%(message)s", level=logging.INFO, force=True)
+
+
+def _set_path(model_dir: str, env: dict[str, str]) -> None:
+    """As in DJL: first the API, then the model's folder, then what PYTHONPATH adds."""
+    first = [_DJL_PYTHON, model_dir, *env.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.path[:] = [*filter(None, first), *(place for place in sys.path if place not in first)]
+
+
+def _work(request: dict[str, Any], sock: socket.socket, handler: Handler | None, imported: list[str]) -> None:
+    spec = _spec(request)
+    try:
+        Worker(sock, spec, Imports(imported, spec.model_dir), handler).run()
+    except LoadFailed:
+        sys.exit(1)
+
+
+def _spec(request: dict[str, Any]) -> HandlerSpec:
+    return HandlerSpec(
+        model_dir=request["model_dir"],
+        entry_point=request["entry_point"],
+        function=request["handler"],
+        fallback_entry_point=request["fallback_entry_point"],
+        is_async=request["is_async"],
+    )
+
+
+def _import_all(names: list[str]) -> list[str]:
+    """Import what can be imported of these, in their order, and say what it was."""
+    done = []
+    for name in names:
+        if name not in sys.modules:
+            try:
+                importlib.import_module(name)
+            except Exception:  # whatever a library raises: its models import it themselves, and fail as they would
+                continue
+        if name == "tqdm":
+            sys.modules["tqdm"].tqdm.monitor_interval = 0  # else its first bar starts a thread
+        if name == "onnxruntime":
+            sys.modules["onnxruntime"].disable_telemetry_events()  # its thread
+        done.append(name)
+    return done
+
+
+def _model(request: dict[str, Any], server: forkserver.Server) -> Handler:
+    """Load a model, make its init call, and say whether its workers can be forked from here; end if not."""
+    from .api import Input
+
+    _take_place(request)
+    held = set(forkserver.descriptors())
+    inputs = Input()
+    inputs.properties.update(request["properties"])
+    try:
+        handler = Handler(_spec(request))
+        problem = handler.failure(handler.call(inputs)).get("failure", {}).get("error", "")
+        problem = problem and f"its init call failed: {problem}"
+    except Exception as error:
+        logging.error("Python engine process died\n%s", traceback_of(error))
+        _end(server.control, f"its entry point can't be loaded: {error}")
+    opened = {fd: what for fd, what in forkserver.descriptors().items() if fd not in held}
+    problem = problem or server.refusal() or (f"it holds {', '.join(opened.values())} open" if opened else "")
+    if problem:
+        _end(server.control, problem)
+    sys.stdout.flush()
+    forkserver.send(server.control, {"ready": True})
+    return handler
+
+
+def _end(control: socket.socket, problem: str) -> NoReturn:
+    forkserver.send(control, {"unfit": problem})
+    os._exit(0)
+
+
+def _exec(request: dict[str, Any], sock: socket.socket, lifeline: int) -> NoReturn:
+    """Become a plain worker: another interpreter, with the same socket and lifeline."""
+    os.environ.update(request["env"])
+    for fd in (sock.fileno(), lifeline):
+        os.set_inheritable(fd, True)
+    python = request["python"]
+    try:
+        os.execv(python, [python, _MAIN, "worker", str(sock.fileno()), str(lifeline), json.dumps(request)])
+    except OSError as error:
+        os.write(2, f"cannot start {python}: {error.strerror}\n".encode())
+        os._exit(127)

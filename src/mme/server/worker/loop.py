@@ -1,0 +1,148 @@
+"""Decides the order in which a worker answers: one call after the other, or several in flight for an async handler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from . import calls, frames
+from .handler import Handler, HandlerSpec, traceback_of
+
+if TYPE_CHECKING:
+    from .api import Output
+
+_RECEIVE_BYTES = 1 << 18
+
+
+class LoadFailed(Exception):
+    """The entry point can't be imported; the worker ends with exit code 1, as DJL's does."""
+
+
+class Imports:
+    """What this process has imported and its fork server hadn't: reported once, with the next answer."""
+
+    def __init__(self, had: list[str], model_dir: str) -> None:
+        """`had` is reported too, the first time, if it isn't empty: what the fork server had imported for others."""
+        self._seen = len(sys.modules)
+        self._had = had
+        self._model_dir = model_dir
+
+    def news(self) -> frames.Header:
+        """`{"modules": names in the order of import}`, or nothing if there is nothing new."""
+        if len(sys.modules) == self._seen and not self._had:
+            return {}
+        fresh = [
+            name for name, module in islice(sys.modules.items(), self._seen, None) if self._is_for_all(name, module)
+        ]
+        self._seen = len(sys.modules)
+        fresh, self._had = [*self._had, *fresh], []
+        return {"modules": fresh} if fresh else {}
+
+    def _is_for_all(self, name: str, module: Any) -> bool:
+        """Whether other models can import the module under this name: not the model's own, nor an alias."""
+        spec = getattr(module, "__spec__", None)
+        if spec is None or spec.name != name or name.partition(".")[0] in ("mme", "__main__"):
+            return False
+        places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+        return not any(place.startswith(self._model_dir) for place in places)
+
+
+class Worker:
+    """One worker: reads requests from its socket, and answers until the socket closes."""
+
+    def __init__(
+        self, sock: socket.socket, spec: HandlerSpec, imports: Imports, handler: Handler | None = None
+    ) -> None:
+        """`handler` is there already in a worker that comes from a template: it needs no init call."""
+        self._socket = sock
+        self._spec = spec
+        self._imports = imports
+        self._handler = handler
+        self._decoder = frames.Decoder()
+
+    def run(self) -> None:
+        """Serve until the front closes the socket. Raises LoadFailed, and whatever ends a handler's process."""
+        first: list[tuple[frames.Header, bytes]] = []
+        if self._handler is None:
+            while not first:
+                data = self._socket.recv(_RECEIVE_BYTES)
+                if not data:
+                    return
+                first = self._decoder.feed(data)
+            self._handler = self._load(first[0][0]["id"])
+        if self._spec.is_async:
+            asyncio.run(self._serve_async(self._handler, first))
+        else:
+            self._serve(self._handler, first)
+
+    def _load(self, call_id: int) -> Handler:
+        try:
+            handler = Handler(self._spec)
+        except Exception as error:
+            text = traceback_of(error)
+            logging.error("Python engine process died\n%s", text)
+            cause = {"kind": "import", "error": str(error), "traceback": text}
+            frames.send(self._socket, frames.encode({"id": call_id, "index": 0, "failure": cause}))
+            raise LoadFailed from error
+        frames.send(self._socket, frames.encode({"id": call_id, "imported": True}))
+        return handler
+
+    def _serve(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
+        while True:
+            for header, body in requests:
+                output = handler.call(calls.to_input(header, body))
+                for answer in calls.answers(header, output, self._extra(header, handler, output)):
+                    frames.send(self._socket, answer)
+                _finalize(output)
+            data = self._socket.recv(_RECEIVE_BYTES)
+            if not data:
+                return
+            requests = self._decoder.feed(data)
+
+    async def _serve_async(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
+        reader, writer = await asyncio.open_connection(sock=self._socket)
+        tasks: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as group:  # one task's crash ends them all, and the process
+            while True:
+                for header, body in requests:
+                    call = self._answer(handler, header, body, writer)
+                    if header["op"] == "init":
+                        await call
+                        continue
+                    task = group.create_task(call)
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                data = await reader.read(_RECEIVE_BYTES)
+                if not data:
+                    break
+                requests = self._decoder.feed(data)
+            for task in tasks:
+                task.cancel()
+        writer.close()
+
+    async def _answer(self, handler: Handler, header: frames.Header, body: bytes, writer: asyncio.StreamWriter) -> None:
+        output = await handler.call_async(calls.to_input(header, body))
+        if isinstance(output, AsyncIterator):
+            async for answer in calls.stream_of_outputs(header, output):
+                writer.writelines(answer)
+                await writer.drain()
+            return
+        for answer in calls.answers(header, output, self._extra(header, handler, output)):
+            writer.writelines(answer)
+            await writer.drain()
+        _finalize(output)
+
+    def _extra(self, header: frames.Header, handler: Handler, output: Output) -> frames.Header:
+        return self._imports.news() | (handler.failure(output) if header["op"] == "init" else {})
+
+
+def _finalize(output: Output) -> None:
+    try:
+        output.execute_finalize()
+    except Exception:
+        logging.exception("Failed on finalize function")
