@@ -53,7 +53,7 @@ def test_two_days_of_weather_beat_the_majority_for_the_third():
 @pytest.mark.parametrize(("file", "per_class"), [("sentences_train.csv", 8), ("sentences_test.csv", 100)])
 def test_the_sentences_are_balanced(file: str, per_class: int):
     sentences = pd.read_csv(DATA / file)
-    assert list(sentences.columns) == ["text", "label"]
+    assert list(sentences.columns)[:2] == ["text", "label"]
     assert sentences["label"].value_counts().to_dict() == {"happy": per_class, "unhappy": per_class}
 
 
