@@ -96,6 +96,7 @@ class ModelConfig:
     model_dir: Path
     properties: Mapping[str, str]
     entry_point: str
+    fallback_entry_point: str
     handler: str
     python: str | None
     env: Mapping[str, str]
@@ -162,6 +163,8 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
         model_dir=folder,
         properties={key.removeprefix("option."): value for key, value in settings.items() if key != "option.env"},
         entry_point=_entry_point(folder, options, environ, recommended),
+        # A script for the built-in handler has no `handle` of its own.
+        fallback_entry_point=recommended or "",
         handler=options["handler"],
         python=_interpreter(folder, options.get("pythonExecutable", environ.get("PYTHON_EXECUTABLE"))),
         env=_env(options.get("env", "")),

@@ -134,11 +134,10 @@ class QueueFull(ServerError):
 
 
 class BatchMismatch(ServerError):
+    """A handler answered a batch with another number of outputs than it had inputs."""
+
     code = 400
     type = "TranslateException"
-
-    def __init__(self, expected: int, actual: int) -> None:
-        super().__init__(f"Batch output size mismatch, expected: {expected}, actual: {actual}")
 
 
 # Gson escapes these inside strings, so that JSON can stand in HTML; outside strings JSON has none of them.

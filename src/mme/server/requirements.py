@@ -1,0 +1,140 @@
+"""Decides which interpreter a package with a requirements.txt runs in, so that nothing is installed for others.
+
+What is satisfied already costs nothing. What isn't goes into a virtual environment in the container's cache, shared by
+packages that ask for the same, in which the packages of the server's own environment can be seen. DJL Serving installs
+into its own environment, and goes on with a warning if that fails; here the load fails with pip's words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from mme.server.config import ModelConfig
+from mme.server.errors import LoadFailed
+
+_ASK_FOR_PACKAGES = "import json, sys; print(json.dumps([sys.version, [p for p in sys.path if 'packages' in p]]))"
+_installs: dict[Path, asyncio.Lock] = {}
+
+
+async def interpreter(config: ModelConfig, cache_dir: Path | None) -> str | None:
+    """The interpreter for the package's workers; None stands for the server's own, from which workers are forked.
+
+    Raises LoadFailed with what pip said, OSError if the configured interpreter can't be run.
+    """
+    file = config.model_dir / "requirements.txt"
+    wanted = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    if config.python is None and not config.enable_venv and are_satisfied(wanted.splitlines()):
+        return None
+    if not wanted.strip() and not config.enable_venv:
+        return config.python
+    environment = _place(config, wanted, cache_dir)
+    async with _installs.setdefault(environment, asyncio.Lock()):
+        if not (environment / "complete").exists():
+            await _make(environment, config, file if wanted.strip() else None)
+    return str(environment / "bin" / "python")
+
+
+def forget(config: ModelConfig | None, cache_dir: Path | None) -> None:
+    """Remove the environment that a package had for itself alone (`option.enable_venv`), as DJL does on unload."""
+    if config is not None and config.enable_venv:
+        shutil.rmtree(_place(config, "", cache_dir), ignore_errors=True)
+
+
+def are_satisfied(lines: Iterable[str]) -> bool:
+    """Whether the server's environment has all of it. What isn't a plain requirement (options, urls) is left to pip."""
+    for line in lines:
+        text = line.partition(" #")[0].strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            return False
+        if requirement.url is not None or not _is_installed(requirement, set()):
+            return False
+    return True
+
+
+def _is_installed(requirement: Requirement, seen: set[str]) -> bool:
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        return True
+    try:
+        found = metadata.distribution(requirement.name)
+    except metadata.PackageNotFoundError:
+        return False
+    if not requirement.specifier.contains(found.version, prereleases=True):
+        return False
+    name = canonicalize_name(requirement.name)
+    for extra in requirement.extras:
+        if f"{name}[{extra}]" in seen:
+            continue
+        seen.add(f"{name}[{extra}]")
+        for text in found.requires or ():
+            needed = Requirement(text)
+            if needed.marker is not None and "extra" in str(needed.marker) and needed.marker.evaluate({"extra": extra}):
+                needed.marker = None
+                if not _is_installed(needed, seen):
+                    return False
+    return True
+
+
+def _place(config: ModelConfig, wanted: str, cache_dir: Path | None) -> Path:
+    """The same place for the same interpreter and list; for a package's own, its folder instead of the list."""
+    key = str(config.model_dir) if config.enable_venv else wanted + _names_in(config.model_dir / "requirements")
+    digest = hashlib.sha256(f"{config.python or sys.executable}\0{key}".encode()).hexdigest()[:16]
+    cache = cache_dir or Path(tempfile.gettempdir()) / f"mme-cache-{os.getuid()}"
+    return cache / "environments" / digest
+
+
+def _names_in(folder: Path) -> str:
+    return "\0".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ""
+
+
+async def _make(environment: Path, config: ModelConfig, file: Path | None) -> None:
+    python = config.python or sys.executable
+    shutil.rmtree(environment, ignore_errors=True)
+    environment.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await _run(python, "-m", "venv", "--without-pip", str(environment))
+    own = str(environment / "bin" / "python")
+    parent_packages = json.loads(await _run(python, "-c", _ASK_FOR_PACKAGES))[1]
+    site = Path(json.loads(await _run(own, "-c", _ASK_FOR_PACKAGES))[1][0])
+    (site / "parent.pth").write_text("\n".join(parent_packages) + "\n")
+    if file is not None:
+        links = file.parent / "requirements"
+        options = ["--find-links", str(links)] if links.is_dir() else []
+        if _is_offline(config):
+            options.append("--no-index" if links.is_dir() else "--no-deps")
+        pip = [sys.executable, "-m", "pip", "--python", own, "--disable-pip-version-check", "--no-input"]
+        await _run(*pip, "install", "--quiet", *options, "--requirement", str(file))
+    (environment / "complete").touch()
+
+
+def _is_offline(config: ModelConfig) -> bool:
+    return os.environ.get("DJL_OFFLINE", config.env.get("DJL_OFFLINE", "")).lower() == "true"
+
+
+async def _run(*argv: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output = (await process.communicate())[0].decode("utf-8", "replace")
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise LoadFailed(f"requirements.txt can't be satisfied; pip says: {output.strip()}")
+    return output
