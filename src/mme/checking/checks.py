@@ -9,7 +9,7 @@ from mme import packages
 from mme.checking import contents, settings
 from mme.checking.containers import DJL_CPU_FULL, Container
 from mme.checking.report import Finding, Report
-from mme.checking.serving import CannotLoad, Served, served, slug, unpacked
+from mme.checking.serving import CannotLoad, CheckError, Served, served, slug, unpacked
 from mme.packages import Example, PackageError
 from mme.packages.layout import MANIFEST
 
@@ -66,6 +66,8 @@ def _golden_calls(package: Path, examples: list[Example]) -> Iterator[Finding | 
                 yield _golden_call(model, example)
     except CannotLoad as error:
         yield Finding("error", f"its handler can't be loaded: {error}", "correct it and build again")
+    except CheckError as error:
+        yield Finding("error", f"its handler can't be asked: {error}", "correct it and build again")
 
 
 def _golden_call(model: Served, example: Example) -> Finding | None:

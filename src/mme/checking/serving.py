@@ -65,9 +65,10 @@ class Served:
     def ask(
         self, body: str | bytes, content_type: str = "application/json", accept: str = "application/json"
     ) -> Answer:
-        """The handler's answer to one call, whatever its status."""
+        """The handler's answer to one call, whatever its status; CheckError when it gives none in time."""
         headers = {"Content-Type": content_type, "Accept": accept}
-        response = self._client.post(f"/models/{quote(self._name, safe='')}/invoke", content=body, headers=headers)
+        path = f"/models/{quote(self._name, safe='')}/invoke"
+        response = _sent(self._client, self._client.build_request("POST", path, content=body, headers=headers))
         return Answer(response.status_code, dict(response.headers), response.content)
 
 
@@ -92,7 +93,7 @@ def served(package: Path, timeout_s: float = 300) -> Iterator[Served]:
     with unpacked(package) as folder, _server() as (url, log), httpx.Client(base_url=url, timeout=timeout_s) as client:
         name = slug(package)
         request = {"model_name": name, "url": str(folder), "min_worker": 1, "max_worker": 1}
-        response = client.post("/models", json=request)
+        response = _sent(client, client.build_request("POST", "/models", json=request))
         if response.status_code != 200:
             raise CannotLoad(_reason(response, log.read_text(errors="replace")))
         yield Served(client, name)
@@ -120,7 +121,8 @@ def slug(package: Path) -> str:
 def _server() -> Iterator[tuple[str, Path]]:
     """A model server's URL and log."""
     environment = os.environ | {"SAGEMAKER_MULTI_MODEL": "true", "SERVING_RESERVED_MEMORY_MB": "0"}
-    environment.pop("MME_MEMORY_BUDGET_MB", None)
+    for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER", "SERVING_MIN_WORKERS"):
+        environment.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="mme-check-") as place:
         log = Path(place) / "log"
         with log.open("wb") as output:
@@ -153,6 +155,15 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
             raise CheckError(f"the model server ended at its start (exit code {process.returncode}): {text[-500:]}")
         time.sleep(0.01)
     raise CheckError(f"the model server didn't listen within {_START_TIMEOUT_S} s: {log.read_text()[-500:]}")
+
+
+def _sent(client: httpx.Client, request: httpx.Request) -> httpx.Response:
+    try:
+        return client.send(request)
+    except httpx.TimeoutException:
+        raise CheckError(f"no answer within {client.timeout.read} s; give `served` a longer timeout_s") from None
+    except httpx.HTTPError as error:
+        raise CheckError(f"the model server gave no answer ({error})") from None
 
 
 def _reason(response: httpx.Response, log: str) -> str:
