@@ -24,6 +24,8 @@ class PlatformConfig:
     instance_disk_mb: int = 20_480
     container: str = "embedded"
     metrics_period_s: float = 60
+    autoscaling_period_s: float = 60
+    """How often scaling policies are evaluated; AWS does it each minute."""
     invoke_timeout_s: float = 60
     load_timeout_s: float = 360
 

@@ -63,6 +63,7 @@ class Meter:
             {"Name": "VariantName", "Value": variant_name},
         ]
         self._statistics: dict[str, Statistic] = {}
+        self._drained: dict[str, float] = {}
 
     def add(self, name: str, value: float) -> None:
         """Count one value of the metric `name`, which must be one of AWS's."""
@@ -73,9 +74,16 @@ class Meter:
             statistic = self._statistics[name] = Statistic()
         statistic.add(value)
 
+    def total(self, name: str) -> float:
+        """The sum of all values of a metric since the meter was made."""
+        statistic = self._statistics.get(name)
+        return self._drained.get(name, 0.0) + (statistic.total if statistic else 0.0)
+
     def drain(self, at: datetime.datetime) -> list[dict[str, Any]]:
         """What was counted since the last time, as MetricData of PutMetricData."""
         statistics, self._statistics = self._statistics, {}
+        for name, statistic in statistics.items():
+            self._drained[name] = self._drained.get(name, 0.0) + statistic.total
         return [
             {
                 "MetricName": name,

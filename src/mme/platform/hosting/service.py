@@ -76,6 +76,11 @@ class Hosting:
         """The endpoint if it is deployed."""
         return self._endpoints.get(endpoint_name)
 
+    def total(self, endpoint_name: str, variant_name: str, metric: str) -> float | None:
+        """The sum of all values of a variant's metric since it was first deployed; None if it isn't deployed."""
+        meter = self._meters.get((endpoint_name, variant_name))
+        return None if meter is None else meter.total(metric)
+
     async def deploy(self, plan: EndpointPlan) -> None:
         """Bring an endpoint up; returns when every container answers /ping.
 
