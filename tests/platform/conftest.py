@@ -25,8 +25,9 @@ import pytest
 
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.containers import ContainerKind, ContainerSpec
+from mme.platform.errors import ModelError
 from mme.platform.hosting import EndpointPlan, Hosting, Instance, VariantPlan
-from mme.platform.runtime import InvokeAnswer, Runtime
+from mme.platform.runtime import InvokeAnswer, Runtime, StreamAnswer
 
 STAND_IN = Path(__file__).with_name("stand_in_container.py")
 BUCKET = "packages"
@@ -162,6 +163,16 @@ class Rig:
 
     async def ask(self, target: str | None, body: bytes = b"{}") -> Any:
         return json.loads((await self.invoke(target, body)).body)
+
+    async def stream(self, target: str) -> StreamAnswer:
+        headers = {"x-amzn-sagemaker-target-model": target}
+        return await self.runtime.invoke_endpoint_with_response_stream("shop", headers, b"{}")
+
+    async def ask_until_answered(self, target: str) -> Any:
+        """The answer of the first call that is not lost with the container it went to."""
+        while True:
+            with contextlib.suppress(ModelError):
+                return await self.ask(target)
 
     @property
     def instance(self) -> Instance:

@@ -6,7 +6,8 @@ FOLDER is where it meets the test: `events.jsonl` gets a line for each load, unl
 `behaviour.json` in a model's folder may hold:
     answer          what a call answers
     load_status     the status of a load, with `load_message`; 200 is the default
-    load_gate       a load writes FOLDER/<gate>.reached and goes on when FOLDER/<gate> exists; so does `invoke_gate` for calls
+    load_gate       a load writes FOLDER/<gate>.reached and goes on when FOLDER/<gate> exists
+    invoke_gate     the same for calls
     invoke_status   the status of a call, with the body `invoke_body`
     exit_in         "load" or "invoke": the container ends there, with os._exit
     size            how much of STAND_IN_CAPACITY it takes; 1 is the default

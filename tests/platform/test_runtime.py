@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from botocore.eventstream import EventStreamBuffer
 
 from mme.platform.errors import ModelError, ModelNotReadyException, ValidationError
 
@@ -175,3 +176,58 @@ async def test_a_caller_that_goes_away_leaves_nothing_in_use(rig: Any) -> None:
         assert rig.instance.in_flight == 0
         assert [model.in_use for model in rig.instance.cache.models] == [0]
         rig.open("gate")
+
+
+async def test_a_streamed_answer_comes_as_event_stream_messages_piece_by_piece(rig: Any) -> None:
+    rig.put("stream.tar.gz", pieces=["one\n", "two\n"])
+    async with rig.up():
+        answer = await rig.stream("stream.tar.gz")
+        assert answer.headers["Content-Type"] == "application/vnd.amazon.eventstream"
+        assert answer.headers["X-Amzn-SageMaker-Content-Type"] == "application/jsonlines"
+        assert [(event[":event-type"], payload) for event, payload in await decoded(answer)] == [
+            ("PayloadPart", b"one\n"),
+            ("PayloadPart", b"two\n"),
+        ]
+        assert rig.instance.in_flight == 0
+
+
+async def test_a_stream_that_breaks_off_ends_with_a_model_stream_error(rig: Any) -> None:
+    rig.put("stream.tar.gz", pieces=["one\n"], break_off=True)
+    async with rig.up():
+        *_, (event, payload) = await decoded(await rig.stream("stream.tar.gz"))
+        assert event[":message-type"] == "exception" and event[":exception-type"] == "ModelStreamError"
+        assert json.loads(payload)["ErrorCode"] == "StreamBroken"
+
+
+async def test_a_call_for_a_stream_that_fails_at_once_gets_the_same_errors_as_any_other(rig: Any) -> None:
+    rig.put("bad.tar.gz", invoke_status=424, invoke_body="no feature")
+    rig.put("lr.tar.gz")
+    async with rig.up():
+        with pytest.raises(ModelError, match=r"client error \(424\) from model with message \"no feature\""):
+            await rig.stream("bad.tar.gz")
+        with pytest.raises(ValidationError, match="Failed to download"):
+            await rig.stream("none.tar.gz")
+        await rig.ask("lr.tar.gz")
+        rig.open("fail_lr.tar.gz")
+        with pytest.raises(ModelError, match="disconnected"):
+            await rig.stream("lr.tar.gz")
+        [(_, payload)] = await decoded(await rig.stream("lr.tar.gz"))
+        assert json.loads(payload)["answer"] == "lr.tar.gz"
+        assert rig.instance.in_flight == 0
+
+
+async def test_a_reader_that_leaves_a_stream_leaves_nothing_in_use(rig: Any) -> None:
+    rig.put("stream.tar.gz", pieces=["one\n", "two\n"])
+    async with rig.up():
+        answer = await rig.stream("stream.tar.gz")
+        await anext(answer.frames)
+        await answer.frames.aclose()
+        assert rig.instance.in_flight == 0
+        assert [model.in_use for model in rig.instance.cache.models] == [0]
+
+
+async def decoded(answer: Any) -> list[tuple[dict[str, Any], bytes]]:
+    buffer = EventStreamBuffer()
+    async for frame in answer.frames:
+        buffer.add_data(frame)
+    return [(message.headers, message.payload) for message in buffer]

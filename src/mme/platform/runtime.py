@@ -7,11 +7,11 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from mme.platform import eventstream
-from mme.platform.containers import ContainerGone, Reply
+from mme.platform.containers import Container, ContainerGone, Reply
 from mme.platform.errors import (
     AwsError,
     InternalDependencyException,
@@ -70,7 +70,7 @@ class StreamAnswer:
 
     status: int
     headers: dict[str, str]
-    frames: AsyncIterator[bytes]
+    frames: AsyncGenerator[bytes, None]
 
 
 class Runtime:
@@ -180,13 +180,12 @@ class _Call:
         self.instance: Instance | None = None
         self.model: Model | None = None
 
-    async def _take(self) -> str:
-        """Find an instance, have the model loaded there, and return the path to post to."""
+    async def _take(self) -> tuple[Instance, Container, str]:
+        """Find an instance, have the model loaded there, and return where to post to."""
         self.instance = instance = self.variant.instance_for(self.target)
         instance.in_flight += 1
         if self.target is None:
-            await instance.ready()
-            return "/invocations"
+            return instance, await instance.ready(), "/invocations"
         model = instance.cache.hit(self.target)
         if model is None or instance.container is None:
             if model is not None:
@@ -198,7 +197,7 @@ class _Call:
             finally:
                 self.waited_us += (time.perf_counter() - began) * 1e6
         self.model = model
-        return model.path
+        return instance, await instance.ready(), model.path
 
     def release(self) -> None:
         """Let go of the model and the instance. Does nothing the second time."""
@@ -213,20 +212,19 @@ class _Call:
         """The container's reply. A call that was surely not run is made again: model reloaded, container replaced."""
         for attempt in itertools.count(1):
             try:
-                path = await self._take()
-                assert self.instance is not None
-                container = await self.instance.ready()
+                instance, container, path = await self._take()
                 self.asked = time.perf_counter()
                 try:
                     reply = await container.invoke(path, self.headers, self.body)
+                except ContainerGone as error:
+                    await instance.settle(container)
+                    if error.is_sent or attempt == _ATTEMPTS:
+                        raise
+                    continue
                 finally:
                     self._answered()
                 if reply.status < 400 or not self._was_not_run(reply) or attempt == _ATTEMPTS:
                     return reply
-            except ContainerGone as error:
-                if error.is_sent or attempt == _ATTEMPTS:
-                    raise
-                await asyncio.sleep(0.05)
             finally:
                 self.release()
         raise AssertionError("the last attempt returns or raises")
@@ -234,28 +232,30 @@ class _Call:
     async def stream(self) -> tuple[Mapping[str, str], AsyncGenerator[bytes, None]]:
         """As `reply`, but for the body; `frames` must be used up or closed afterwards. Raises ModelError too."""
         for attempt in itertools.count(1):
+            is_answered = False
             try:
-                path = await self._take()
-                assert self.instance is not None
-                container = await self.instance.ready()
+                instance, container, path = await self._take()
                 self.asked = time.perf_counter()
-                status, answered, pieces = await container.invoke_stream(path, self.headers, self.body)
-                if status < 400:
-                    return answered, pieces
-                reply = Reply(status, answered, b"".join([piece async for piece in pieces]))
-                self._answered()
+                try:
+                    status, answered, pieces = await container.invoke_stream(path, self.headers, self.body)
+                    if status < 400:
+                        is_answered = True
+                        return answered, pieces
+                    reply = Reply(status, answered, b"".join([piece async for piece in pieces]))
+                except ContainerGone as error:
+                    await instance.settle(container)
+                    if error.is_sent or attempt == _ATTEMPTS:
+                        raise
+                    continue
                 if not self._was_not_run(reply) or attempt == _ATTEMPTS:
                     raise self.model_error(reply)
-                self.release()
-            except BaseException as error:
-                self._answered()
-                self.release()
-                if not isinstance(error, ContainerGone) or error.is_sent or attempt == _ATTEMPTS:
-                    raise
-                await asyncio.sleep(0.05)
+            finally:
+                if not is_answered:
+                    self._answered()
+                    self.release()
         raise AssertionError("the last attempt returns or raises")
 
-    async def frames(self, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async def frames(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """The pieces as event stream messages, within the time a call may take."""
         errors: tuple[str, ...] = ()
         try:

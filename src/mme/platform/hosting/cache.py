@@ -23,6 +23,7 @@ from mme.platform.hosting.plans import (
     LoadRefused,
     LoadTimedOut,
     PackageMissing,
+    PackageUnusable,
     StoreUnavailable,
 )
 from mme.platform.hosting.store import PackageStore, S3Url
@@ -79,6 +80,9 @@ class Containers(Protocol):
     async def ready(self) -> Container:
         """The healthy container; waits while it is being replaced."""
 
+    async def settle(self, container: Container) -> None:
+        """Wait until it is known whether a container whose connection broke still lives."""
+
 
 class ModelCache:
     """The models of one instance. All of it belongs to one event loop."""
@@ -106,6 +110,7 @@ class ModelCache:
         self._loads = asyncio.Semaphore(loads_at_once)
         self._observe = observe
         self._models: dict[str, Model] = {}
+        self._arriving: dict[str, int] = {}  # bytes of disk that packages on their way here have reserved
         self._waiting: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -150,7 +155,7 @@ class ModelCache:
     def hit(self, target: str) -> Model | None:
         """The model, counted as in use, if it is loaded and sound; the whole cost of a warm call. See `release`."""
         model = self._models.get(target)
-        if model is None or model.where is not Where.MEMORY or model.is_broken:
+        if model is None or model.where is not Where.MEMORY or model.is_broken or model.change is not None:
             return None
         model.in_use += 1
         model.last_used = time.monotonic()
@@ -169,7 +174,7 @@ class ModelCache:
         model.in_use += 1
         model.last_used = time.monotonic()
         try:
-            while model.where is not Where.MEMORY or model.is_broken:
+            while model.where is not Where.MEMORY or model.is_broken or model.change is not None:
                 if model.change is None:
                     self._change(model, self._bring(model))
                 assert model.change is not None
@@ -249,17 +254,17 @@ class ModelCache:
             return
         started = time.perf_counter()
         async with self._loads:
-            free = await self._make_disk_room(model, at)
             model.where, model.key = Where.DOWNLOADING, None
             try:
                 model.key = await self._disk.fetch(
                     model.id,
                     model.target,
                     at,
-                    limit_bytes=free,
+                    reserve=lambda size_bytes: self._reserve(model, at, size_bytes),
                     on_downloaded=lambda: self._observe("ModelDownloadingTime", _us_since(started)),
                 )
             finally:
+                self._arriving.pop(model.id, None)
                 model.where = Where.DISK if model.key else Where.S3
 
     async def _is_current(self, key: DiskKey, at: S3Url) -> bool:
@@ -269,19 +274,19 @@ class ModelCache:
         except (PackageMissing, StoreUnavailable):
             return True
 
-    async def _make_disk_room(self, model: Model, at: S3Url) -> int:
-        """Evict from the disk until the archive and as much again fit, if they can. Returns the bytes that are free."""
-        needed = 2 * (await self._store.version(at)).size_bytes
-        while (free := self._disk_budget_bytes - self.disk_bytes) < needed:
+    async def _reserve(self, model: Model, at: S3Url, size_bytes: int) -> None:
+        """Make sure of that much disk for a package that arrives: those that are only on disk leave first."""
+        if size_bytes > self._disk_budget_bytes:
+            raise PackageUnusable(str(at), f"it takes {size_bytes} bytes, the disk has {self._disk_budget_bytes}")
+        self._arriving.pop(model.id, None)
+        while (free := self._disk_budget_bytes - self.disk_bytes - sum(self._arriving.values())) < size_bytes:
             idle = [other for other in self._models.values() if self._is_idle(other) and other.key]
             victims = [other for other in idle if other.where is Where.DISK] or idle
             if not victims:
-                if free * 2 > needed:
-                    break  # the archive fits; whether its files do shows when it is unpacked
-                raise DiskFull(f"{at} needs {needed} bytes of disk; {free} are free and the rest is in use")
+                raise DiskFull(f"{at} takes {size_bytes} bytes of disk; {free} are free and the rest is in use")
             victim = min(victims, key=lambda other: other.last_used)
             await self._change(victim, self._discard(victim))
-        return free
+        self._arriving[model.id] = size_bytes
 
     async def _bring_to_memory(self, model: Model) -> None:
         evictions_left = len(self._models)
@@ -293,6 +298,7 @@ class ModelCache:
                 try:
                     reply = await container.load(model.id, self._disk.model_folder(model.id))
                 except ContainerGone as error:
+                    await self._containers.settle(container)
                     raise ContainerLost(f"the container went away while it loaded {model.target}") from error
                 finally:
                     model.where = Where.DISK

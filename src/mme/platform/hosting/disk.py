@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from mme.platform.hosting.plans import PackageUnusable, StoreUnavailable
 from mme.platform.hosting.store import PackageStore, PackageVersion, S3Url
 
 _DOWNLOAD_ATTEMPTS = 3  # a broken connection is no reason to fail a call
-_COUNT_LIMIT = Limits().count
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,29 @@ class Disk:
         return found
 
     async def fetch(
-        self, model_id: str, target: str, at: S3Url, *, limit_bytes: int, on_downloaded: Callable[[], None]
+        self,
+        model_id: str,
+        target: str,
+        at: S3Url,
+        *,
+        reserve: Callable[[int], Awaitable[None]],
+        on_downloaded: Callable[[], None] = lambda: None,
     ) -> DiskKey:
         """Bring the package from S3 into place, in the stead of what was there.
 
-        Raises PackageMissing, StoreUnavailable, PackageUnusable (not a package, or more than `limit_bytes`).
+        Awaits `reserve` with the bytes it is about to take up, first for the archive, then for its files too, and
+        takes no more. Raises PackageMissing, StoreUnavailable, PackageUnusable, and whatever `reserve` raises.
         """
         new = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".new-", dir=self._folder))
+        archive = new / "package.tar.gz"
         try:
-            version = await self._download(at, new / "package.tar.gz", limit_bytes)
+            expected = await self._store.version(at)
+            await reserve(expected.size_bytes)
+            version = await self._download(at, archive, expected.size_bytes)
             on_downloaded()
-            return await asyncio.to_thread(self._install, new, model_id, target, at, version, limit_bytes)
+            files_bytes = await asyncio.to_thread(_unpacked_bytes, archive)
+            await reserve(version.size_bytes + files_bytes)
+            return await asyncio.to_thread(self._install, new, model_id, target, at, version, files_bytes)
         except PackageError as error:
             raise PackageUnusable(str(at), str(error)) from error
         finally:
@@ -86,8 +97,6 @@ class Disk:
         for attempt in range(1, _DOWNLOAD_ATTEMPTS + 1):
             try:
                 return await self._store.download(at, to, limit_bytes=limit_bytes)
-            except ValueError as error:
-                raise PackageUnusable(str(at), str(error)) from error
             except StoreUnavailable:
                 to.unlink(missing_ok=True)
                 if attempt == _DOWNLOAD_ATTEMPTS:
@@ -96,10 +105,10 @@ class Disk:
         raise AssertionError("the last attempt returns or raises")
 
     def _install(
-        self, new: Path, model_id: str, target: str, at: S3Url, version: PackageVersion, limit_bytes: int
+        self, new: Path, model_id: str, target: str, at: S3Url, version: PackageVersion, files_bytes: int
     ) -> DiskKey:
         archive, model = new / "package.tar.gz", new / "model"
-        unpack(archive, model, limits=Limits(size_bytes=limit_bytes, count=_COUNT_LIMIT))
+        unpack(archive, model, limits=Limits(size_bytes=files_bytes))
         archive.unlink()
         unpacked_bytes = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         key = DiskKey(version.etag, version.size_bytes, UNPACKER_VERSION, str(at), target, unpacked_bytes)
@@ -119,3 +128,13 @@ class Disk:
         except FileNotFoundError:
             return
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _unpacked_bytes(archive: Path) -> int:
+    """What an honest archive of less than 4 GiB unpacks to at most: the last four bytes of a gzip file (RFC 1952).
+
+    One that says less than it holds is refused by the unpacker at that limit.
+    """
+    with archive.open("rb") as file:
+        file.seek(max(0, archive.stat().st_size - 4))
+        return int.from_bytes(file.read(4), "little")

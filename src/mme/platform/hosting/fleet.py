@@ -21,7 +21,7 @@ from mme.platform.hosting.disk import Disk
 from mme.platform.hosting.instance_types import instance_type, memory_budget_mb
 from mme.platform.hosting.logs import InstanceLog
 from mme.platform.hosting.metrics import Meter
-from mme.platform.hosting.plans import DeploymentFailed, HostingFault, VariantPlan
+from mme.platform.hosting.plans import DeploymentFailed, HostingFault, PackageUnusable, VariantPlan
 from mme.platform.hosting.publisher import Publisher
 from mme.platform.hosting.store import PackageStore, S3Url
 
@@ -93,6 +93,11 @@ class Instance:
             await self._is_ready.wait()
         return self._container
 
+    async def settle(self, container: Container) -> None:
+        """Wait until it is known whether a container whose connection broke still lives, so that no call follows."""
+        if not await container.ping():
+            await asyncio.wait({container.exited}, timeout=1)
+
     async def start(self) -> None:
         """Bring the instance up. Raises ContainerStartFailed, or HostingFault for a single model that isn't there."""
         if self._plan.is_multi_model:
@@ -101,9 +106,14 @@ class Instance:
             at = S3Url.parse(self._plan.model_data_url)
             disk = Disk(self.folder / "single", self._packages)
             await asyncio.to_thread(disk.scan)
-            await disk.fetch("0", "", at, limit_bytes=self._disk_bytes, on_downloaded=lambda: None)
+            await disk.fetch("0", "", at, reserve=self._fits_alone)
         await self._start_container()
         self._watching = asyncio.create_task(self._watch())
+
+    async def _fits_alone(self, size_bytes: int) -> None:
+        if size_bytes > self._disk_bytes:
+            url = self._plan.model_data_url
+            raise PackageUnusable(url, f"it takes {size_bytes} bytes, the disk has {self._disk_bytes}")
 
     async def _start_container(self) -> None:
         environment = dict(self._plan.environment) | {
