@@ -48,7 +48,8 @@ class Shop:
         self.operations: dict[str, Operation] = {**catalog.operations, **self.endpoints.operations}
         self.calls_per_minute = 0.0
         self.counted_at_s = time.monotonic()
-        self.scaler = Autoscaler(config, store, self.operations, self.total)
+        self.forgotten: list[str] = []
+        self.scaler = Autoscaler(config, store, self.operations, self.total, self.forgotten.append)
         self.aws = boto3.client(
             "application-autoscaling",
             endpoint_url=config.moto_url,
@@ -197,6 +198,7 @@ async def test_a_deleted_endpoints_targets_are_deregistered(shop: Shop) -> None:
         while shop.aws.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]:
             await asyncio.sleep(0.05)
     assert shop.aws.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"] == []
+    assert shop.forgotten == [TARGET["ResourceId"]]
 
 
 async def test_activities_are_filtered_and_paged_newest_first(shop: Shop) -> None:

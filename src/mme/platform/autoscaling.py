@@ -80,13 +80,16 @@ class Autoscaler:
         store: ObjectStore,
         operations: Mapping[str, Operation],
         invocations: Callable[[str, str], float | None],
+        forget: Callable[[str], None] = lambda resource_id: None,
     ) -> None:
         """`operations` are the control plane's, by name; `invocations(endpoint, variant)` is the variant's
-        InvocationsPerInstance summed up since it was deployed, or None if it isn't."""
+        InvocationsPerInstance summed up since it was deployed, or None if it isn't; `forget` is told the resource id
+        of a target that was deregistered with its endpoint."""
         self._period_s = config.autoscaling_period_s
         self._registry = Registry(config, store)
         self._operations = operations
         self._invocations = invocations
+        self._forget = forget
         self._tracked: dict[str, _Tracked] = {}
         self._activities: collections.deque[dict[str, Any]] = collections.deque(maxlen=_ACTIVITIES_BOUND)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -144,6 +147,7 @@ class Autoscaler:
     async def _deregister(self, target: Target) -> None:
         """As AWS does with the targets of an endpoint that is deleted."""
         log.info("endpoint %s is gone: %s is no longer scaled", target.endpoint_name, target.resource_id)
+        self._forget(target.resource_id)
         try:
             await asyncio.to_thread(self._registry.deregister, target)
         except (BotoCoreError, ClientError) as error:
