@@ -33,7 +33,7 @@ STAND_IN = Path(__file__).with_name("stand_in_container.py")
 BUCKET = "packages"
 
 
-def free_port() -> int:
+def a_free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -66,7 +66,7 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
     """rclone's S3 over a folder of its own."""
     folder = tmp_path_factory.mktemp("s3")
     (folder / "data").mkdir()
-    port = free_port()
+    port = a_free_port()
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert rclone is not None
     argv = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", str(folder / "data")]
@@ -90,7 +90,7 @@ def s3_client(store: ObjectStore) -> Any:
 @pytest.fixture(scope="session")
 def moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """moto's server, of the platform's account, with AWS's managed policies."""
-    port = free_port()
+    port = a_free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     env = os.environ | {"MOTO_ACCOUNT_ID": "000000000000", "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
@@ -139,6 +139,9 @@ class Rig:
     def plan(self, *variants: VariantPlan, **changes: Any) -> EndpointPlan:
         one = VariantPlan("AllTraffic", "model", "image", f"s3://{BUCKET}/{self.prefix}/")
         return EndpointPlan("shop", "arn", variants or (replace(one, **changes),))
+
+    def plan_named(self, name: str) -> EndpointPlan:
+        return replace(self.plan(), name=name)
 
     def variant(self, name: str, **changes: Any) -> VariantPlan:
         return VariantPlan(name, "model", "image", f"s3://{BUCKET}/{self.prefix}/", **changes)

@@ -1,0 +1,115 @@
+"""A container as a process: how it is started, asked and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mme.platform.containers import Container, ContainerGone, ContainerKind, ContainerSpec, ContainerStartFailed
+
+pytestmark = pytest.mark.anyio
+
+
+def spec(folder: Path, **environment: str) -> ContainerSpec:
+    return ContainerSpec(f"test-{time.time_ns()}", folder, environment)
+
+
+def script(text: str) -> ContainerKind:
+    """A container that is a few lines of Python."""
+    return ContainerKind("script", lambda _: [sys.executable, "-S", "-c", text])
+
+
+async def test_lines_of_stdout_and_stderr_are_handed_over_one_by_one(rig: Any, tmp_path: Path) -> None:
+    lines: list[str] = []
+    container = await Container.start(rig.kind, spec(tmp_path), on_line=lines.append, timeout_s=20)
+    try:
+        await rig.until(lambda: "a line of the container" in lines)
+        assert lines[0].startswith("listening on http://127.0.0.1:")
+    finally:
+        await container.stop()
+    assert not psutil.pid_exists(container.pid)
+
+
+async def test_a_line_without_end_is_cut_and_bytes_that_are_no_text_are_replaced(tmp_path: Path) -> None:
+    lines: list[str] = []
+    long = script("import sys; sys.stdout.buffer.write(b'x' * 600_000 + b'\\n\\xff end'); sys.stdout.flush()")
+    with pytest.raises(ContainerStartFailed, match="ended with exit code 0 before it served"):
+        await Container.start(long, spec(tmp_path), on_line=lines.append, timeout_s=20)
+    assert max(map(len, lines)) < 400_000 and lines[-1] == "\ufffd end"
+    assert sum(map(len, lines[:-1])) == 600_000
+
+
+async def test_a_container_that_never_serves_is_ended_after_its_time(tmp_path: Path) -> None:
+    with pytest.raises(ContainerStartFailed, match="no healthy answer to GET /ping within 0.5 s"):
+        await Container.start(script("import time; time.sleep(600)"), spec(tmp_path), on_line=print, timeout_s=0.5)
+
+
+async def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
+    lines: list[str] = []
+    kind = ContainerKind("none", lambda _: ["no-such-program"])
+    with pytest.raises(ContainerStartFailed, match="exit code 1"):
+        await Container.start(kind, spec(tmp_path), on_line=lines.append, timeout_s=20)
+    assert lines == ["cannot start no-such-program: No such file or directory"]
+
+
+async def test_a_container_that_ignores_sigterm_is_killed(tmp_path: Path, rig: Any) -> None:
+    stubborn = script(
+        "import signal, sys, runpy; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"sys.argv = ['stand_in', {str(rig.meeting)!r}]; "
+        f"runpy.run_path({str(Path(__file__).with_name('stand_in_container.py'))!r}, run_name='__main__')"
+    )
+    container = await Container.start(stubborn, spec(tmp_path), on_line=print, timeout_s=20)
+    await container.stop(grace_s=0.2)
+    assert container.exited.result() == -9
+
+
+async def test_what_the_http_contract_answers_is_passed_on(rig: Any, tmp_path: Path) -> None:
+    container = await Container.start(rig.kind, spec(tmp_path), on_line=print, timeout_s=20)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "behaviour.json").write_text('{"answer": "a"}')
+    try:
+        assert await container.ping()
+        assert await container.models() == {}
+        assert (await container.load("m1", model)).status == 200
+        again = await container.load("m1", model)
+        assert (again.status, again.message()) == (409, "Workflow m1 is already registered.")
+        assert await container.models() == {"m1": "READY"}
+        assert (await container.invoke("/models/m1/invoke", {"Content-Type": "text/plain"}, b"x")).status == 200
+        assert (await container.unload("m1")).status == 200
+        assert (await container.unload("m1")).status == 404
+        assert await container.figures() is None
+    finally:
+        await container.stop()
+    assert not await container.ping()
+    assert await container.models() is None
+
+
+async def test_a_container_that_is_gone_is_told_from_one_that_broke_off(rig: Any, tmp_path: Path) -> None:
+    container = await Container.start(rig.kind, spec(tmp_path), on_line=print, timeout_s=20)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "behaviour.json").write_text('{"exit_in": "invoke"}')
+    await container.load("m1", model)
+    with pytest.raises(ContainerGone) as caught:
+        await container.invoke("/models/m1/invoke", {}, b"")
+    assert caught.value.is_sent
+    await container.exited
+    with pytest.raises(ContainerGone) as caught:
+        await container.invoke("/models/m1/invoke", {}, b"")
+    assert not caught.value.is_sent
+    await container.stop()
+
+
+async def test_a_container_is_started_from_the_main_thread_only(rig: Any, tmp_path: Path) -> None:
+    def start() -> None:
+        asyncio.run(Container.start(rig.kind, spec(tmp_path), on_line=print, timeout_s=20))
+
+    with pytest.raises(RuntimeError, match="must be started from the main thread"):
+        await asyncio.to_thread(start)
