@@ -21,6 +21,7 @@ class Capture:
         self._fd = fd
         self._on_record = on_record
         self._rest = b""
+        self._records = Records()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._read)
 
@@ -47,33 +48,45 @@ class Capture:
         if len(self._rest) > _MAX_RECORD_CHARS:
             lines.append(self._rest)
             self._rest = b""
-        for record in records([line.decode("utf-8", "replace") for line in lines]):
+        for record in self._records.take([line.decode("utf-8", "replace") for line in lines]):
             self._on_record(record)
 
     def _end(self) -> None:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._fd = -1
-        if self._rest:
-            self._on_record(self._rest.decode("utf-8", "replace"))
-            self._rest = b""
+        last = [self._rest.decode("utf-8", "replace")] if self._rest else []
+        self._rest = b""
+        for record in [*self._records.take(last), *self._records.end()]:
+            self._on_record(record)
 
 
-def records(lines: list[str]) -> list[str]:
-    """Lines that came together as records: a traceback is one with its lines and the log line that announces it."""
-    found: list[list[str]] = []
-    is_open = False  # a traceback has begun, and its last line, the error's, hasn't come
-    for line in lines:
-        if is_open:
-            found[-1].append(line)
-            is_open = not line or line[0].isspace() or line == _TRACEBACK or line.startswith(_LINKS)
-        elif line == _TRACEBACK and found and found[-1][-1].startswith("ERROR::"):
-            found[-1].append(line)
-            is_open = True
-        elif found and len(found[-1]) > 1 and (not line or line.startswith(_LINKS)):
-            found[-1].append(line)
-            is_open = bool(line)
-        else:
-            found.append([line])
-            is_open = line == _TRACEBACK
-    return ["\n".join(record)[:_MAX_RECORD_CHARS].rstrip("\r\n") for record in found]
+class Records:
+    """Joins lines to records: a traceback is one with its lines and the log line that announces it."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._is_open = False  # a traceback has begun, and its last line, the error's, hasn't come
+
+    def take(self, lines: list[str]) -> list[str]:
+        """The records that these lines complete; those of a traceback that goes on wait for its end."""
+        found: list[str] = []
+        for line in lines:
+            is_link = not line or line.startswith(_LINKS)
+            if self._is_open:
+                self._is_open = is_link or line[0].isspace() or line == _TRACEBACK
+            elif line == _TRACEBACK:
+                if self._lines and not self._lines[-1].startswith("ERROR::"):
+                    found += self.end()
+                self._is_open = True
+            elif len(self._lines) > 1 and is_link:
+                self._is_open = True  # one error led to another
+            else:
+                found += self.end()
+            self._lines.append(line)
+        return found if self._is_open else found + self.end()
+
+    def end(self) -> list[str]:
+        """What is left as a record."""
+        record, self._lines, self._is_open = "\n".join(self._lines), [], False
+        return [record.rstrip("\r\n")[:_MAX_RECORD_CHARS]] if record else []

@@ -27,7 +27,7 @@ from .forks import Family, ForkRefused, ForkServer
 from .importsets import ImportSets, Key, key_of
 
 _MAIN = Path(__file__).with_name("worker") / "__main__.py"
-_BASE = ["djl_python", "mme.server.worker.api", "logging.handlers", "csv", "uuid", "asyncio", "pickle"]
+_BASE = ["djl_python", "mme.server.worker.api", "csv", "uuid", "pickle", "mme.server.worker.rehearsal"]
 _BASE_KEY = Key(frozenset(), frozenset())
 _BRANCH_TIMEOUT_S = 180.0  # importing torch on a busy machine takes a minute
 _MAX_BRANCHES = 8  # each holds its imports in memory; the least recently used goes, its workers stay
@@ -205,6 +205,10 @@ class Nursery:
         branch = self._branches.get(key)
         if not branch or not set(modules) <= set(branch.modules):
             self._build(key)
+
+    def pids(self) -> list[int]:
+        """The processes that the nursery runs for itself: neither workers nor templates."""
+        return [self._root.pid, *(branch.server.pid for branch in self._branches.values())]
 
     def status(self) -> dict[str, Any]:
         """The root, the branches with what they hold, and the keys that can't be forked with the reason."""

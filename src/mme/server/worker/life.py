@@ -22,6 +22,7 @@ _MAIN = str(Path(__file__).with_name("__main__.py"))
 
 def begin(arguments: list[str]) -> None:
     """Be the nursery's root (`root CONTROL LIFELINE`) or a plain worker (`worker SOCKET LIFELINE REQUEST`)."""
+    _speak()
     if arguments[0] == "root":
         control = socket.socket(fileno=int(arguments[1]))
         _live(forkserver.Server(control, int(arguments[2]), is_guardian=True))
@@ -58,6 +59,8 @@ def _live(server: forkserver.Server) -> None:
         if request["role"] == "branch":
             _set_path("", request["env"])
             imported = imported + _import_all(request["modules"])
+            if "mme.server.worker.rehearsal" in request["modules"]:
+                sys.modules["mme.server.worker.rehearsal"].rehearse()
             refusal = server.refusal()
             forkserver.send(sock, {"unfit": refusal} if refusal else {"ready": True})
         else:
@@ -70,9 +73,13 @@ def _take_place(request: dict[str, Any]) -> None:
     os.chdir(model_dir)
     _set_path(model_dir, request["env"])
     sys.argv = ["djl_python_engine.py", "--model-dir", model_dir, "--entry-point", request["entry_point"]]
+
+
+def _speak() -> None:
+    """Print and log as DJL's workers do, line by line; every fork inherits it."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    logging.basicConfig(stream=sys.stdout, format="%(levelname)s::%(message)s", level=logging.INFO, force=True)
+    logging.basicConfig(stream=sys.stdout, format="%(levelname)s::%(message)s", level=logging.INFO)
 
 
 def _set_path(model_dir: str, env: dict[str, str]) -> None:

@@ -34,13 +34,14 @@ class Imports:
 
     def news(self) -> frames.Header:
         """`{"modules": names in the order of import}`, or nothing if there is nothing new."""
-        if len(sys.modules) == self._seen and not self._had:
+        count = len(sys.modules) - self._seen
+        if not count and not self._had:
             return {}
-        fresh = [
-            name for name, module in islice(sys.modules.items(), self._seen, None) if self._is_for_all(name, module)
-        ]
-        self._seen = len(sys.modules)
-        fresh, self._had = [*self._had, *fresh], []
+        # From the end: to look at a module is to write to its memory, which is shared with the fork server until then.
+        latest = [*islice(reversed(sys.modules.items()), max(count, 0))]
+        self._seen += count
+        fresh = [*self._had, *(name for name, module in reversed(latest) if self._is_for_all(name, module))]
+        self._had = []
         return {"modules": fresh} if fresh else {}
 
     def _is_for_all(self, name: str, module: Any) -> bool:
@@ -49,7 +50,7 @@ class Imports:
         if spec is None or spec.name != name or name.partition(".")[0] in ("mme", "__main__"):
             return False
         places = [spec.origin or "", *(spec.submodule_search_locations or ())]
-        return not any(place.startswith(self._model_dir) for place in places)
+        return not any(str(place).startswith(self._model_dir) for place in places)
 
 
 class Worker:
