@@ -1,0 +1,173 @@
+"""Decides how the rooms of the platform are put together, and when it is ready to be called."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+
+from mme.platform import gateway, proxy
+from mme.platform.access import Access
+from mme.platform.backing import Service
+from mme.platform.config import ObjectStore, PlatformConfig
+from mme.platform.control import Catalog, Resources
+from mme.platform.endpoints import Endpoints
+from mme.platform.hosting import Hosting
+from mme.platform.journal import Journal
+from mme.platform.launch import RUNNING_FILE
+from mme.platform.runtime import Runtime
+from mme.platform.state import State
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 3  # for calls under way when the process is asked to end
+_KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, so that it is they who close it
+
+
+class Platform:
+    """Everything of one home, in this process.
+
+    Its environment says what is seldom changed: `MME_IAM` (`enforce` checks policies), `MME_CONTAINER_KIND`
+    (`embedded`), `MME_METRICS_PERIOD_S` (60).
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        region: str,
+        instance_memory_mb: int,
+        state: State,
+        objects: Service,
+        aws: Service,
+        keys: tuple[str, str],
+    ) -> None:
+        self._config = PlatformConfig(
+            home=home,
+            folder=home / "instances",
+            moto_url=aws.url,
+            region=region,
+            instance_memory_mb=instance_memory_mb,
+            container=os.environ.get("MME_CONTAINER_KIND", "embedded"),
+            metrics_period_s=float(os.environ.get("MME_METRICS_PERIOD_S", "60")),
+        )
+        self._store = ObjectStore(objects.url, *keys, region)
+        self._state = state
+        self._objects = objects
+        self._aws = aws
+        self._hosting = Hosting(self._config, self._store)
+        resources = Resources(self._config, state)
+        catalog = Catalog(resources)
+        self._endpoints = Endpoints(resources, catalog, self._hosting)
+        self._operations = {**catalog.operations, **self._endpoints.operations}
+        self._access = Access(self._config, self._store) if os.environ.get("MME_IAM") == "enforce" else None
+        self._url = ""
+
+    async def run(self, port: int, ended: asyncio.Event) -> None:
+        """Answer on a loopback port until `ended` is set; the port is written under the home when all is ready."""
+        listener = socket.create_server(("127.0.0.1", port))
+        self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with proxy.new_session() as session:
+            server = _Server(
+                uvicorn.Config(
+                    self._gateway(session),
+                    http="httptools",
+                    ws="none",
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_keep_alive=_KEEP_ALIVE_S,
+                    timeout_graceful_shutdown=_GRACE_S,
+                )
+            )
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                await self._hosting.start()
+                await _first(ended, self._ready())
+                await ended.wait()
+            finally:
+                server.should_exit = True
+                await serving
+                await self._endpoints.close()
+                await self._hosting.close()
+
+    async def _ready(self) -> None:
+        await self._objects.up()
+        await self._endpoints.recover()
+        said = {
+            "url": self._url,
+            "pid": os.getpid(),
+            "region": self._config.region,
+            "instance_memory_mb": self._config.instance_memory_mb,
+            "access_key": self._store.access_key,
+            "secret_key": self._store.secret_key,
+        }
+        new = self._config.home / f"{RUNNING_FILE}.new"
+        new.touch(0o600)
+        new.write_text(json.dumps(said))
+        new.replace(self._config.home / RUNNING_FILE)
+        log.info("ready at %s, home %s", self._url, self._config.home)
+
+    def _gateway(self, session: aiohttp.ClientSession) -> gateway.Gateway:
+        return gateway.Gateway(
+            self._config,
+            operations=self._operations,
+            runtime=Runtime(self._hosting),
+            objects=self._objects,
+            aws=self._aws,
+            journal=Journal(self._state),
+            session=session,
+            status=self._status,
+            access=self._access,
+        )
+
+    async def _status(self) -> dict[str, Any]:
+        services = [self._objects, self._aws]
+        return {
+            "url": self._url,
+            "pid": os.getpid(),
+            "home": str(self._config.home),
+            "region": self._config.region,
+            "services": [{"name": one.name, "pid": one.pid, "port": one.port, "up": one.is_up} for one in services],
+            "endpoints": await self._hosting.status(),
+        }
+
+
+async def replay(state: State, moto_url: str, region: str, home: Path) -> None:
+    """Make a moto that has just started what the one before was. One that ends meanwhile is started again anyway."""
+    buckets = sorted(folder.name for folder in (home / "objects").iterdir() if folder.is_dir())
+    try:
+        async with proxy.new_session() as session:
+            await Journal(state).replay(session, moto_url, region, buckets)
+    except aiohttp.ClientError as error:
+        log.warning("moto went while its configuration was being repeated: %s", error)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the platform, which has more to stop than this server."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _first(ended: asyncio.Event, work: Awaitable[None]) -> None:
+    """Wait for the work, or for the end if that comes first."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(ended.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()

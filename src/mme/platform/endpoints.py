@@ -1,0 +1,313 @@
+"""Decides the life of an endpoint: which changes are allowed when, and what its status says meanwhile.
+
+    Creating -> InService | Failed         CreateEndpoint
+    InService -> Updating -> InService     UpdateEndpoint, UpdateEndpointWeightsAndCapacities
+    InService -> Updating -> RollingBack -> InService   with the FailureReason, the old fleet serving all the while
+    InService | Failed -> Deleting         DeleteEndpoint
+
+What an endpoint runs is kept with it, so that it comes back after a restart even if its configuration was deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from mme.platform import listing
+from mme.platform.control import (
+    ENDPOINT,
+    ENDPOINT_CONFIG,
+    Answer,
+    Catalog,
+    Fleet,
+    Operation,
+    Request,
+    Resources,
+    now,
+    present,
+    refuse_member,
+)
+from mme.platform.errors import ValidationException
+from mme.platform.hosting.plans import EndpointPlan, HostingFault, VariantPlan
+
+log = logging.getLogger(__name__)
+
+_MAX_REASON = 1024  # characters, FailureReason in the SageMaker API reference
+_IN_PROGRESS = ("Creating", "Updating", "RollingBack", "Deleting", "SystemUpdating")
+_DESCRIBED = (
+    "EndpointName",
+    "EndpointArn",
+    "EndpointConfigName",
+    "EndpointStatus",
+    "FailureReason",
+    "CreationTime",
+    "LastModifiedTime",
+    "LastDeploymentConfig",
+)
+
+
+class Endpoints:
+    """The operations on endpoints, and the work that goes on behind them. To be used in one event loop."""
+
+    def __init__(self, resources: Resources, catalog: Catalog, fleet: Fleet) -> None:
+        self._resources = resources
+        self._state = resources.state
+        self._catalog = catalog
+        self._fleet = fleet
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.operations: dict[str, Operation] = {
+            "CreateEndpoint": self._create,
+            "DescribeEndpoint": self._describe,
+            "ListEndpoints": self._list,
+            "UpdateEndpoint": self._update,
+            "UpdateEndpointWeightsAndCapacities": self._update_weights,
+            "DeleteEndpoint": self._delete,
+        }
+
+    async def recover(self) -> None:
+        """Bring back what the state holds. Returns when all that was in service is again, or has failed.
+
+        What was being created, updated or deleted goes on by itself.
+        """
+        coming_back = []
+        for document in self._state.all(ENDPOINT):
+            name, status = document["EndpointName"], document["EndpointStatus"]
+            if status == "Deleting":
+                self._spawn(name, self._remove(name))
+            elif status == "Creating":
+                self._spawn(name, self._deploy(name))
+            elif status != "Failed":
+                coming_back.append(self._spawn(name, self._bring_back(name)))
+        if coming_back:
+            await asyncio.wait(coming_back)
+
+    async def close(self) -> None:
+        """Leave unfinished work to the next start."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _create(self, request: Request) -> Answer:
+        name = request["EndpointName"]
+        refuse_member(request, "DeploymentConfig", "CreateEndpoint")
+        self._resources.refuse_existing(ENDPOINT, name)
+        config = self._resources.get(ENDPOINT_CONFIG, request["EndpointConfigName"])
+        plan = self._catalog.plan(name, config)
+        created = now()
+        document = {
+            "EndpointName": name,
+            "EndpointArn": plan.arn,
+            "EndpointConfigName": config["EndpointConfigName"],
+            "EndpointStatus": "Creating",
+            "CreationTime": created,
+            "LastModifiedTime": created,
+            "plan": None,
+            "pending": _dumped(plan, config["EndpointConfigName"], created),
+        }
+        self._resources.create(ENDPOINT, name, document, request.get("Tags", []))
+        self._spawn(name, self._deploy(name))
+        return {"EndpointArn": plan.arn}
+
+    async def _describe(self, request: Request) -> Answer:
+        document = self._resources.get(ENDPOINT, request["EndpointName"])
+        answer = {name: document[name] for name in _DESCRIBED if name in document}
+        plan, pending = document["plan"], document["pending"]
+        if plan is not None:
+            desired = pending if pending is not None and pending["config"] == plan["config"] else plan
+            answer["ProductionVariants"] = [
+                _summary(variant, plan["since"], "Current")
+                | _counts(
+                    next((new for new in desired["variants"] if new["name"] == variant["name"]), variant), "Desired"
+                )
+                for variant in plan["variants"]
+            ]
+        if pending is not None:
+            answer["PendingDeploymentSummary"] = {
+                "EndpointConfigName": pending["config"],
+                "ProductionVariants": [
+                    _summary(variant, pending["since"], "Current") | _counts(variant, "Desired")
+                    for variant in pending["variants"]
+                ],
+                "StartTime": pending["since"],
+            }
+        return answer
+
+    async def _list(self, request: Request) -> Answer:
+        members = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
+        found, token = listing.page(self._state.all(ENDPOINT), request, kind="Endpoint", members=members)
+        return present({"Endpoints": found, "NextToken": token})
+
+    async def _update(self, request: Request) -> Answer:
+        refuse_member(request, "DeploymentConfig", "UpdateEndpoint")
+        document = self._changeable(request["EndpointName"])
+        config = self._resources.get(ENDPOINT_CONFIG, request["EndpointConfigName"])
+        # Reported of AWS: the configuration in use must still be there (hashicorp/terraform-provider-aws#40048).
+        self._resources.get(ENDPOINT_CONFIG, document["EndpointConfigName"])
+        plan = self._catalog.plan(document["EndpointName"], config)
+        if request.get("RetainAllVariantProperties"):
+            excluded = {one["VariantPropertyType"] for one in request.get("ExcludeRetainedVariantProperties", ())}
+            plan = _retaining(plan, _loaded(document, "plan"), excluded)
+        self._begin(document, _dumped(plan, config["EndpointConfigName"], now()))
+        self._spawn(plan.name, self._deploy(plan.name))
+        return {"EndpointArn": plan.arn}
+
+    async def _update_weights(self, request: Request) -> Answer:
+        document = self._changeable(request["EndpointName"])
+        plan = _loaded(document, "plan")
+        variants = {variant.name: variant for variant in plan.variants}
+        for desired in request["DesiredWeightsAndCapacities"]:
+            variant_name = desired["VariantName"]
+            refuse_member(desired, "ServerlessUpdateConfig", "DesiredWeightAndCapacity")
+            if variant_name not in variants:
+                raise ValidationException(
+                    f'Could not find variant "{variant_name}" of endpoint "{plan.arn}"; '
+                    f"there are: {', '.join(sorted(variants))}"
+                )
+            if desired.get("DesiredInstanceCount") == 0:
+                raise ValidationException(
+                    f'variant "{variant_name}" needs at least 1 instance; DesiredInstanceCount is 0'
+                )
+            variant = variants[variant_name]
+            variants[variant_name] = replace(
+                variant,
+                weight=desired.get("DesiredWeight", variant.weight),
+                instance_count=desired.get("DesiredInstanceCount", variant.instance_count),
+            )
+        changed = replace(plan, variants=tuple(variants.values()))
+        self._begin(document, _dumped(changed, document["EndpointConfigName"], document["plan"]["since"]))
+        self._spawn(plan.name, self._rescale(plan.name))
+        return {"EndpointArn": plan.arn}
+
+    async def _delete(self, request: Request) -> Answer:
+        document = self._resources.get(ENDPOINT, request["EndpointName"])
+        self._refuse_in_progress(document)
+        self._put(document, EndpointStatus="Deleting")
+        self._spawn(document["EndpointName"], self._remove(document["EndpointName"]))
+        return {}
+
+    def _changeable(self, name: str) -> dict[str, Any]:
+        document = self._resources.get(ENDPOINT, name)
+        self._refuse_in_progress(document)
+        if document["EndpointStatus"] == "Failed":
+            raise ValidationException(f'Cannot update failed endpoint "{document["EndpointArn"]}"; delete it')
+        return document
+
+    def _refuse_in_progress(self, document: Mapping[str, Any]) -> None:
+        """AWS's words for updates and deletes alike (aws/amazon-sagemaker-operator-for-k8s)."""
+        if document["EndpointStatus"] in _IN_PROGRESS:
+            raise ValidationException(f'Cannot update in-progress endpoint "{document["EndpointArn"]}".')
+
+    def _begin(self, document: dict[str, Any], pending: dict[str, Any]) -> None:
+        document.pop("FailureReason", None)
+        self._put(document, EndpointStatus="Updating", pending=pending)
+
+    def _put(self, document: Mapping[str, Any], **changes: Any) -> None:
+        changed = {**document, "LastModifiedTime": now(), **changes}
+        self._state.put(ENDPOINT, changed["EndpointName"], changed)
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._finish(name, done))
+        return task
+
+    def _finish(self, name: str, task: asyncio.Task[None]) -> None:
+        """An error that nobody foresaw must not leave its endpoint in progress for ever."""
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        log.error("endpoint %s: the platform failed", name, exc_info=task.exception())
+        document = self._state.get(ENDPOINT, name)
+        if document is not None:
+            self._put(document, EndpointStatus="Failed", FailureReason=f"The platform failed: {task.exception()!r}")
+
+    async def _deploy(self, name: str) -> None:
+        """Run the pending plan: the first one of an endpoint, or one that takes over from the fleet that serves."""
+        plan = _loaded(self._resources.get(ENDPOINT, name), "pending")
+        try:
+            await self._fleet.deploy(plan)
+        except HostingFault as error:
+            self._fail(name, error)
+        else:
+            self._succeed(name)
+
+    async def _rescale(self, name: str) -> None:
+        plan = _loaded(self._resources.get(ENDPOINT, name), "pending")
+        try:
+            await self._fleet.rescale(name, {one.name: (one.weight, one.instance_count) for one in plan.variants})
+        except HostingFault as error:
+            self._fail(name, error)
+        else:
+            self._succeed(name)
+
+    async def _bring_back(self, name: str) -> None:
+        """After a restart: the fleet that served, and then the change that was under way."""
+        document = self._resources.get(ENDPOINT, name)
+        try:
+            await self._fleet.deploy(_loaded(document, "plan"))
+        except HostingFault as error:
+            self._put(document, EndpointStatus="Failed", FailureReason=_reason(error), pending=None)
+            return
+        if document["pending"] is not None:
+            self._spawn(name, self._deploy(name))
+
+    async def _remove(self, name: str) -> None:
+        await self._fleet.remove(name)
+        self._resources.delete(ENDPOINT, name)
+
+    def _succeed(self, name: str) -> None:
+        document = self._resources.get(ENDPOINT, name)
+        pending = document["pending"]
+        self._put(
+            document, EndpointStatus="InService", EndpointConfigName=pending["config"], plan=pending, pending=None
+        )
+
+    def _fail(self, name: str, error: HostingFault) -> None:
+        document = self._resources.get(ENDPOINT, name)
+        log.warning("endpoint %s: %s", name, error)
+        if document["plan"] is None:
+            self._put(document, EndpointStatus="Failed", FailureReason=_reason(error), pending=None)
+            return
+        self._put(document, EndpointStatus="RollingBack", FailureReason=_reason(error))
+        self._put(document, EndpointStatus="InService", FailureReason=_reason(error), pending=None)
+
+
+def _reason(error: HostingFault) -> str:
+    return str(error)[:_MAX_REASON]
+
+
+def _dumped(plan: EndpointPlan, config_name: str, since: float) -> dict[str, Any]:
+    return {"config": config_name, "since": since, **asdict(plan)}
+
+
+def _loaded(document: Mapping[str, Any], member: str) -> EndpointPlan:
+    kept = document[member]
+    return EndpointPlan(kept["name"], kept["arn"], tuple(VariantPlan(**variant) for variant in kept["variants"]))
+
+
+def _retaining(plan: EndpointPlan, current: EndpointPlan, excluded: set[str]) -> EndpointPlan:
+    """The plan with the weights and instance counts that variants of the same name have now, but for those excluded."""
+    before = {variant.name: variant for variant in current.variants}
+
+    def retained(variant: VariantPlan) -> VariantPlan:
+        old = before.get(variant.name, variant)
+        return replace(
+            variant,
+            weight=variant.weight if "DesiredWeight" in excluded else old.weight,
+            instance_count=variant.instance_count if "DesiredInstanceCount" in excluded else old.instance_count,
+        )
+
+    return replace(plan, variants=tuple(retained(variant) for variant in plan.variants))
+
+
+def _counts(variant: Mapping[str, Any], which: str) -> dict[str, Any]:
+    return {f"{which}Weight": variant["weight"], f"{which}InstanceCount": variant["instance_count"]}
+
+
+def _summary(variant: Mapping[str, Any], since: float, which: str) -> dict[str, Any]:
+    image = {"SpecifiedImage": variant["image"], "ResolvedImage": variant["image"], "ResolutionTime": since}
+    return {"VariantName": variant["name"], "DeployedImages": [image], **_counts(variant, which)}

@@ -1,0 +1,315 @@
+"""Decides which service a request is for, and speaks AWS's protocols to its caller: one URL for all of AWS.
+
+A request says by its credential scope and `X-Amz-Target` what it is for. SageMaker's control plane and runtime are
+ours, S3 goes to the store of objects or to moto as `s3.place` says, everything else to moto.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, unquote
+
+import aiohttp
+
+import mme.platform.journal as journals
+from mme.platform import proxy, s3, validation, wire
+from mme.platform.access import Access, call_of_invocation, calls_of, refuse_session_policies
+from mme.platform.backing import BackingFailed, Service
+from mme.platform.config import PlatformConfig
+from mme.platform.control import Operation
+from mme.platform.errors import (
+    AccessDenied,
+    AwsError,
+    InternalFailure,
+    SerializationException,
+    ServiceUnavailable,
+    UnknownOperation,
+    UnsupportedOperation,
+    ValidationException,
+)
+from mme.platform.proxy import Receive, Request, Send
+from mme.platform.runtime import InvokeAnswer, StreamAnswer
+
+log = logging.getLogger(__name__)
+
+INVOKE_LIMIT_BYTES = 6_291_456  # botocore's shape BodyBlob of sagemaker-runtime
+CONTROL_LIMIT_BYTES = 4 << 20  # no request of the control plane comes near it
+CONFIGURATION_LIMIT_BYTES = 1 << 20  # a call to moto that is kept; policies, the largest, have 20 KB
+
+_SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/]+/([^/,\s]+)/aws4_request")
+_INVOCATION = re.compile(r"/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)")
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
+_RUNTIME_OPERATIONS = {
+    "invocations": "InvokeEndpoint",
+    "invocations-response-stream": "InvokeEndpointWithResponseStream",
+    "async-invocations": "InvokeEndpointAsync",
+}
+_UNSUPPORTED_HEADERS = {
+    "x-amzn-sagemaker-inference-component": "InferenceComponentName",
+    "x-amzn-sagemaker-target-container-hostname": "TargetContainerHostname",
+    "x-amzn-sagemaker-enable-explanations": "EnableExplanations",
+    "x-amzn-sagemaker-session-id": "SessionId",
+}
+
+
+class Invoker(Protocol):
+    """What the gateway asks of the runtime: `mme.platform.runtime.Runtime`."""
+
+    async def invoke_endpoint(
+        self, endpoint_name: str, headers: Mapping[str, str], body: bytes, request_id: str = ""
+    ) -> InvokeAnswer: ...
+
+    async def invoke_endpoint_with_response_stream(
+        self, endpoint_name: str, headers: Mapping[str, str], body: bytes, request_id: str = ""
+    ) -> StreamAnswer: ...
+
+
+class Gateway:
+    """The platform as an ASGI application. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        config: PlatformConfig,
+        *,
+        operations: Mapping[str, Operation],
+        runtime: Invoker,
+        objects: Service,
+        aws: Service,
+        journal: journals.Journal,
+        session: aiohttp.ClientSession,
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        access: Access | None = None,
+    ) -> None:
+        self._config = config
+        self._operations = operations
+        self._runtime = runtime
+        self._objects = objects
+        self._aws = aws
+        self._journal = journal
+        self._session = session
+        self._status = status
+        self._access = access
+        self._seeding = asyncio.Lock()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request. Whatever goes wrong becomes an AWS error here, and nowhere else."""
+        request_id = str(uuid.uuid4())
+        request = _read(scope, receive)
+        protocol: wire.Protocol = "rest-json"
+        try:
+            _refuse_other_hosts(request)
+            service = _service(request)
+            protocol = _protocol(service, request)
+            await self._route(service, request, request_id, send)
+            return
+        except proxy.ClientGone:
+            return
+        except AwsError as error:
+            failed = error
+        except (proxy.UpstreamGone, BackingFailed) as error:
+            failed = ServiceUnavailable(f"the service behind the gateway does not answer: {error}")
+        except Exception as error:
+            if isinstance(error, aiohttp.ClientError):
+                raise  # an answer that had begun to be passed on: the connection breaks, as it did behind us
+            log.exception("request %s: %s %s", request_id, request.method, request.path)
+            failed = InternalFailure(f"the platform failed: {error!r}; its log has the details")
+        status, headers, body = wire.failure(failed, protocol, request_id)
+        await _send(send, status, headers, b"" if request.method == "HEAD" else body)
+
+    async def _route(self, service: str, request: Request, request_id: str, send: Send) -> None:
+        if request.path == "/_mme/status" and request.method == "GET":
+            body = json.dumps(await self._status()).encode()
+            await _send(send, 200, wire.headers("application/json", body, request_id), body)
+        elif service == "sagemaker" and "x-amz-target" in request.headers:
+            status, headers, body = wire.answer(await self._control(request), request_id)
+            await _send(send, status, headers, body)
+        elif service == "sagemaker":
+            await self._invoke(request, request_id, send)
+        elif service == "s3":
+            await self._s3(request, send)
+        else:
+            await self._others(service, request, send)
+
+    async def _control(self, request: Request) -> dict[str, Any]:
+        prefix, _, name = request.headers["x-amz-target"].partition(".")
+        model = validation.operation("sagemaker", name) if prefix == "SageMaker" else None
+        if model is None:
+            raise UnknownOperation(f"SageMaker has no operation {request.headers['x-amz-target']!r}")
+        if name not in self._operations:
+            raise UnsupportedOperation(f"{name} is not supported by the local platform; use AWS for it")
+        body = await _whole_body(request, CONTROL_LIMIT_BYTES)
+        try:
+            parameters = json.loads(body or b"{}")
+        except ValueError as error:
+            raise SerializationException(f"the body of {name} is not JSON: {error}") from error
+        validation.check(model.input_shape, parameters)
+        if self._access is not None:
+            await self._access.check(request.headers, calls_of(name, parameters, self._config))
+        return await self._operations[name]({key: value for key, value in parameters.items() if value is not None})
+
+    async def _invoke(self, request: Request, request_id: str, send: Send) -> None:
+        found = _INVOCATION.fullmatch(request.path)
+        if found is None or request.method != "POST":
+            raise UnknownOperation(f"SageMaker has no operation {request.method} {request.path}")
+        endpoint_name, operation = unquote(found[1]), _RUNTIME_OPERATIONS[found[2]]
+        if operation == "InvokeEndpointAsync":
+            raise UnsupportedOperation(f"{operation} is not supported by the local platform; use InvokeEndpoint")
+        for header, member in _UNSUPPORTED_HEADERS.items():
+            if header in request.headers:
+                raise UnsupportedOperation(f"{member} of {operation} is not supported by the local platform")
+        _validate_invocation(operation, endpoint_name, request.headers)
+        try:
+            body = await request.body(INVOKE_LIMIT_BYTES)
+        except proxy.BodyTooLarge:
+            constraint = f"Member must have length less than or equal to {INVOKE_LIMIT_BYTES}"
+            fault = f"1 validation error detected: Value at 'body' failed to satisfy constraint: {constraint}"
+            raise wire.of_the_runtime(ValidationException(fault)) from None
+        if self._access is not None:
+            target = request.headers.get("x-amzn-sagemaker-target-model")
+            await self._access.check(request.headers, [call_of_invocation(endpoint_name, target, self._config)])
+        if operation == "InvokeEndpoint":
+            whole = await self._runtime.invoke_endpoint(endpoint_name, request.headers, body, request_id)
+            await _send(send, whole.status, _answered(whole.headers, request_id, len(whole.body)), whole.body)
+            return
+        streamed = await self._runtime.invoke_endpoint_with_response_stream(
+            endpoint_name, request.headers, body, request_id
+        )
+        start = _answered(streamed.headers, request_id)
+        await send({"type": "http.response.start", "status": streamed.status, "headers": start})
+        async for frame in streamed.frames:
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _s3(self, request: Request, send: Send) -> None:
+        one = s3.call(request.method, request.path, request.query, request.headers)
+        if one.headers.get("x-amz-expected-bucket-owner", self._config.account_id) != self._config.account_id:
+            raise AccessDenied("the bucket belongs to another account than x-amz-expected-bucket-owner says")
+        place = s3.place(one)
+        if place == "objects":
+            await self._objects.up()
+            await proxy.stream(self._session, self._objects.url, request, send)
+        elif place == "bucket":
+            await self._kept("s3", request, send)
+        else:
+            await self._bucket(request, send)
+
+    async def _bucket(self, request: Request, send: Send) -> None:
+        """Create or delete a bucket in both places: by moto's rules, and only while it is empty of objects."""
+        body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
+        services = [self._aws, self._objects] if request.method == "PUT" else [self._objects, self._aws]
+        answers = []
+        for service in services:
+            await service.up()
+            answers.append(await proxy.exchange(self._session, service.url, request, body))
+            if answers[-1].status >= 400 and not (answers[-1].status == 409 and len(answers) == 2):
+                break
+        shown = answers[-1] if answers[-1].status >= 400 and len(answers) == 1 else answers[0]
+        if shown.status < 400:
+            self._record("s3", "", request, body)
+        await _send(send, shown.status, shown.headers, shown.body)
+
+    async def _others(self, service: str, request: Request, send: Send) -> None:
+        """What moto answers. What configures something is kept, so that it can be repeated when moto starts anew."""
+        if service in ("iam", "application-autoscaling", "logs", "monitoring", "sts"):
+            await self._kept(service, request, send)
+            return
+        await self._aws.up()
+        await proxy.stream(self._session, self._aws.url, request, send)
+
+    async def _kept(self, service: str, request: Request, send: Send) -> None:
+        body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
+        if service == "sts" and self._access is not None:
+            refuse_session_policies(dict(parse_qsl(body.decode("utf-8", "replace"))))
+        await self._aws.up()
+        seed = journals.new_seed(service, body)
+        async with self._seeding:
+            await journals.seed_moto(self._session, self._aws.url, seed)
+            answer = await proxy.exchange(self._session, self._aws.url, request, body)
+        if answer.status < 300:
+            self._record(service, seed, request, body)
+        await _send(send, answer.status, answer.headers, answer.body)
+
+    def _record(self, service: str, seed: str, request: Request, body: bytes) -> None:
+        kept = journals.entry(service, request.method, request.path, request.query, request.headers, body)
+        if kept is not None:
+            self._journal.record(kept, seed, request.method, request.target, request.headers, body)
+
+
+def _read(scope: Mapping[str, Any], receive: Receive) -> Request:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    path = scope["raw_path"].decode("latin-1")
+    return Request(scope["method"], path, scope["query_string"].decode("latin-1"), headers, receive)
+
+
+def _refuse_other_hosts(request: Request) -> None:
+    """A page in a browser can make its own name point to this machine, but can't make the browser send another one."""
+    host = request.headers.get("host", "")
+    if not _LOOPBACK.fullmatch(host):
+        raise AccessDenied(f"the local platform does not answer for the host {host!r}; call it as 127.0.0.1")
+    if not request.path.startswith("/"):
+        raise UnknownOperation(f"there is nothing at {request.path!r}")
+
+
+def _service(request: Request) -> str:
+    """The service of the credential scope. A request without one is S3's: signed in its URL, or not at all."""
+    found = _SCOPE.search(request.headers.get("authorization", ""))
+    if found is not None:
+        return found[1]
+    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        return "sts"  # AssumeRoleWithWebIdentity and its kin are not signed
+    for part in unquote(request.query).split("&"):
+        if part.startswith("X-Amz-Credential="):
+            return part.split("/")[-2] if part.count("/") >= 4 else "s3"
+    return "s3"
+
+
+def _protocol(service: str, request: Request) -> wire.Protocol:
+    if service == "s3":
+        return "rest-xml"
+    if "x-amz-target" in request.headers:
+        return "json"
+    return "rest-json" if service == "sagemaker" else "query"
+
+
+def _validate_invocation(operation: str, endpoint_name: str, headers: Mapping[str, str]) -> None:
+    """Check what comes in the path and in headers against the operation's shape; the body's length is checked apart."""
+    model = validation.operation("sagemaker-runtime", operation)
+    assert model is not None
+    given = {"EndpointName": endpoint_name, "Body": ""}
+    for name, shape in model.input_shape.members.items():
+        if shape.serialization.get("location") == "header":
+            value = headers.get(shape.serialization["name"].lower())
+            if value is not None:
+                given[name] = value
+    try:
+        validation.check(model.input_shape, given)
+    except ValidationException as error:
+        raise wire.of_the_runtime(error) from error
+
+
+async def _whole_body(request: Request, limit_bytes: int) -> bytes:
+    try:
+        return await request.body(limit_bytes)
+    except proxy.BodyTooLarge:
+        raise SerializationException(f"the request has more than {limit_bytes} bytes") from None
+
+
+def _answered(headers: Mapping[str, str], request_id: str, length: int | None = None) -> wire.Headers:
+    named = {"x-amzn-requestid": request_id, **{name.lower(): value for name, value in headers.items()}}
+    if length is not None:
+        named["content-length"] = str(length)
+    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+
+
+async def _send(send: Send, status: int, headers: wire.Headers, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,153 @@
+"""Decides how a home's platform is started in the background, found, and stopped with all that it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from mme.platform.state import owner_pid
+from mme.processes import marked, sweep
+from mme.settings import Settings
+
+MARK = "MME_MARK"
+RUNNING_FILE = "platform.json"
+LOG_FILE = "platform.log"
+
+UP_TIMEOUT_S = 120  # endpoints of before are brought back first, each with its containers
+DOWN_TIMEOUT_S = 15  # calls under way may end, then it is killed
+
+# Leaves the platform without a parent that would have to wait for it, and says its process id.
+_DETACH = """
+import subprocess, sys
+with open(sys.argv[1], "ab") as log:
+    print(subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True).pid)
+"""
+
+
+class LaunchError(Exception):
+    """The platform can't be started as asked; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A platform that answers. The keys are its home's own and open nothing else."""
+
+    url: str
+    pid: int
+    home: Path
+    region: str
+    instance_memory_mb: int
+    access_key: str
+    secret_key: str
+
+
+def find(home: Path) -> Running | None:
+    """The platform of this home if it is ready to be called."""
+    home = home.expanduser().resolve()
+    pid = owner_pid(home)
+    if pid is None:
+        return None
+    try:
+        said = json.loads((home / RUNNING_FILE).read_text())
+    except FileNotFoundError:
+        return None  # it is starting, or ending
+    return Running(**{**said, "home": home}) if said["pid"] == pid else None
+
+
+def up(settings: Settings) -> Running:
+    """The platform of `settings.home`, started unless it runs. Returns when it answers and its endpoints are back.
+
+    Raises LaunchError if it doesn't start, or if the one that runs was started with another region or memory.
+    """
+    home = settings.home.expanduser().resolve()
+    running = find(home) or _start(settings, home)
+    for name in ("region", "instance_memory_mb"):
+        if getattr(running, name) != getattr(settings, name):
+            raise LaunchError(
+                f"the platform of {home} runs with {name}={getattr(running, name)}, not {getattr(settings, name)}; "
+                "`mme down` stops it, and its endpoints come back with the next start"
+            )
+    return running
+
+
+def down(home: Path) -> bool:
+    """Stop the platform of this home and whatever carries its mark; whether there was anything to stop.
+
+    What it keeps stays, and comes back with the next `up`. Raises TimeoutError for a process that can't be killed.
+    """
+    home = home.expanduser().resolve()
+    pid = owner_pid(home)
+    if pid is not None:
+        _signal(pid, signal.SIGTERM)
+        if not _wait(lambda: owner_pid(home) != pid, DOWN_TIMEOUT_S):
+            _signal(pid, signal.SIGKILL)
+            _wait(lambda: owner_pid(home) != pid, DOWN_TIMEOUT_S)
+    swept = sweep(MARK, str(home))
+    (home / RUNNING_FILE).unlink(missing_ok=True)
+    return pid is not None or swept > 0
+
+
+def _start(settings: Settings, home: Path) -> Running:
+    home.mkdir(parents=True, exist_ok=True)
+    if owner_pid(home) is None and marked(MARK, str(home)):
+        sweep(MARK, str(home))  # what a killed platform left
+    argv = [
+        *(sys.executable, "-m", "mme.platform", "--home", str(home), "--region", settings.region),
+        *("--instance-memory-mb", str(settings.instance_memory_mb)),
+    ]
+    log_file = home / LOG_FILE
+    begin = log_file.stat().st_size if log_file.exists() else 0
+    detached = subprocess.run(
+        [sys.executable, "-S", "-E", "-c", _DETACH, str(log_file), *argv],
+        env=_environment(home),
+        cwd="/",
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    pid = int(detached.stdout)
+    # Another process may have started one at the same moment: then ours ends, and theirs is as good.
+    _wait(lambda: find(home) is not None or (_has_ended(pid) and owner_pid(home) is None), UP_TIMEOUT_S)
+    running = find(home)
+    if running is None:
+        said = log_file.read_bytes()[begin:].decode("utf-8", "replace").strip().splitlines()
+        raise LaunchError("\n".join([f"the platform did not start; the last lines of {log_file}:", *said[-20:]]))
+    return running
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Without anything that could lead to AWS or through a proxy, and with the mark."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return kept | {MARK: str(home), "NO_PROXY": "*", "no_proxy": "*"}
+
+
+def _wait(done: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,140 @@
+"""Decides what becomes of an S3 call: the store of objects does it, moto answers for the bucket, or it is refused.
+
+`rclone serve s3` takes what it doesn't know for something else: PutObjectTagging replaces the object's bytes,
+DeleteObjectTagging deletes it, conditions of a write are ignored. So only what it was seen to do right gets there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl, unquote
+
+from mme.platform.errors import AwsError
+
+Place = Literal["objects", "bucket", "both"]
+
+# Configuration of a bucket, as its sub-resource is called in the query, with the methods moto answers for.
+_BUCKET_CONFIGURATION = {
+    "accelerate": "GET PUT",
+    "acl": "GET PUT",
+    "cors": "GET PUT DELETE",
+    "encryption": "GET PUT DELETE",
+    "lifecycle": "GET PUT DELETE",
+    "location": "GET",
+    "logging": "GET PUT",
+    "notification": "GET PUT",
+    "object-lock": "GET",
+    "ownershipControls": "GET PUT DELETE",
+    "policy": "GET PUT DELETE",
+    "policyStatus": "GET",
+    "publicAccessBlock": "GET PUT DELETE",
+    "requestPayment": "GET",
+    "tagging": "GET PUT DELETE",
+    "versioning": "GET",
+    "website": "GET PUT DELETE",
+}
+
+# What may stand in a query beside the sub-resource: where signatures are, and what tells the operation's name.
+_SIGNATURE = re.compile(r"x-amz-.*|AWSAccessKeyId|Signature|Expires|x-id", re.IGNORECASE)
+_RESPONSE_HEADERS = {f"response-{n}" for n in ("content-type", "content-disposition", "cache-control", "expires")}
+
+_LISTING = {"prefix", "delimiter", "max-keys", "encoding-type"}
+_LISTING_1 = _LISTING | {"marker"}
+_LISTING_2 = _LISTING | {"list-type", "continuation-token", "start-after", "fetch-owner"}
+
+# (method, whether there is a key) -> the sets of query names, of which one must hold all that the call has.
+_OBJECT_CALLS: dict[tuple[str, bool], tuple[set[str], ...]] = {
+    ("GET", False): (_LISTING_2, _LISTING_1),
+    ("HEAD", False): (set(),),
+    ("PUT", False): (set(),),
+    ("DELETE", False): (set(),),
+    ("POST", False): ({"delete"},),
+    ("GET", True): (_RESPONSE_HEADERS,),
+    ("HEAD", True): (set(),),
+    ("PUT", True): (set(), {"partNumber", "uploadId"}),
+    ("DELETE", True): (set(), {"uploadId"}),
+    ("POST", True): ({"uploads"}, {"uploadId"}),
+}
+
+# Headers that ask for what the store would not do, and the name under which a refusal speaks of them.
+_UNHEEDED_IN_WRITES = {
+    "if-match": "a conditional write (If-Match)",
+    "if-none-match": "a conditional write (If-None-Match)",
+    "x-amz-tagging": "tagging of objects",
+    "x-amz-object-lock-mode": "object lock",
+    "x-amz-object-lock-legal-hold": "object lock",
+    "x-amz-object-lock-retain-until-date": "object lock",
+    "x-amz-server-side-encryption-customer-algorithm": "encryption with a customer's key (SSE-C)",
+    "x-amz-website-redirect-location": "redirects of objects",
+    "x-amz-write-offset-bytes": "appending to an object",
+    "x-amz-copy-source-if-match": "a conditional copy",
+    "x-amz-copy-source-if-none-match": "a conditional copy",
+    "x-amz-copy-source-if-modified-since": "a conditional copy",
+    "x-amz-copy-source-if-unmodified-since": "a conditional copy",
+}
+
+
+class NotImplementedHere(AwsError):
+    """S3 can do it, the store of objects here can't; S3's own code for that."""
+
+    code = "NotImplemented"
+    status = 501
+
+
+@dataclass(frozen=True)
+class Call:
+    """An S3 call in path style, as far as it matters here: `key` is empty for one about the bucket."""
+
+    method: str
+    bucket: str
+    key: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+def call(method: str, raw_path: str, raw_query: str, headers: Mapping[str, str]) -> Call:
+    """Read a request; `headers` have lower-case names."""
+    bucket, _, key = unquote(raw_path).lstrip("/").partition("/")
+    return Call(method, bucket, key, dict(parse_qsl(raw_query, keep_blank_values=True)), headers)
+
+
+def place(one: Call) -> Place:
+    """Where a call goes: to the objects, to the bucket's configuration, or to both, objects first.
+
+    Raises NotImplementedHere naming what is not supported, before anything is changed.
+    """
+    query = {name for name in one.query if not _SIGNATURE.fullmatch(name)}
+    if not one.bucket:
+        if one.method == "GET" and query <= {"prefix", "max-buckets", "continuation-token", "bucket-region"}:
+            return "objects"
+        raise _refusal(one, query)
+    if not one.key:
+        for name in sorted(query):
+            if one.method in _BUCKET_CONFIGURATION.get(name, "").split():
+                return "bucket"
+    if not any(query <= allowed for allowed in _OBJECT_CALLS.get((one.method, bool(one.key)), ())):
+        raise _refusal(one, query)
+    if one.query.get("delimiter", "/") not in ("", "/"):
+        raise NotImplementedHere(f"the local S3 lists by the delimiter '/' only, not by {one.query['delimiter']!r}")
+    if one.method != "GET" and one.method != "HEAD":
+        _refuse_unheeded(one)
+    if one.key and {"partNumber", "uploadId"} <= query and "x-amz-copy-source" in one.headers:
+        raise NotImplementedHere("the local S3 does not copy parts (UploadPartCopy); copy the object at once")
+    return "both" if not one.key and one.method in ("PUT", "DELETE") else "objects"
+
+
+def _refuse_unheeded(one: Call) -> None:
+    for header, what in _UNHEEDED_IN_WRITES.items():
+        if header in one.headers:
+            raise NotImplementedHere(f"the local S3 does not support {what}; leave {header} out, or use AWS")
+    if "x-amz-copy-source" in one.headers and "versionId=" in one.headers["x-amz-copy-source"]:
+        raise NotImplementedHere("the local S3 has no versions of objects; leave versionId out")
+
+
+def _refusal(one: Call, query: set[str]) -> NotImplementedHere:
+    words = " ".join(sorted(query)) or "no sub-resource"
+    about = "an object" if one.key else "a bucket" if one.bucket else "the service"
+    return NotImplementedHere(f"the local S3 does not support {one.method} of {about} with {words}")

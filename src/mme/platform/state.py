@@ -1,0 +1,173 @@
+"""Decides what survives a restart, and that one process owns a home: a SQLite file beside a lock.
+
+StateError
+    HomeInUse           another process owns the home
+    StateVersion        the file was written by a newer version
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+_LOCK = "owner.lock"
+_LOCK_PATIENCE_S = 0.5  # somebody who looks whether the home is owned holds the lock for a moment
+_FILE = "state.db"
+
+_SCHEMA = """
+CREATE TABLE resource (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL COLLATE NOCASE,
+    document TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+);
+CREATE TABLE journal (
+    number INTEGER PRIMARY KEY,
+    subject TEXT NOT NULL,
+    call TEXT NOT NULL
+);
+CREATE INDEX journal_subject ON journal (subject);
+"""
+
+
+class StateError(Exception):
+    """The state of a home can't be opened; the message says what to do."""
+
+
+class HomeInUse(StateError):
+    pass
+
+
+class StateVersion(StateError):
+    pass
+
+
+def owner_pid(home: Path) -> int | None:
+    """The process that owns this home at this moment, None if there is none: the lock goes with its process."""
+    try:
+        with open(home / _LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        pid = (home / _LOCK).read_text()
+        return int(pid) if pid else None  # it is empty for as long as the owner needs to write into it
+    return None
+
+
+def _lock(home: Path) -> int:
+    """Take the lock and write this process's id into its file; returns the descriptor that holds it."""
+    descriptor = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise HomeInUse(
+                    f"another platform owns {home}; stop it with `mme down`, or choose another home"
+                ) from None
+            time.sleep(0.01)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+class State:
+    """Named JSON documents by kind, and a journal of calls to repeat. Each change is on disk when its method returns.
+
+    Names are compared without regard to case, as SageMaker compares them. One owner per home: opening raises
+    HomeInUse while another process has it, StateVersion for a file that this version does not understand.
+    """
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(home)
+        try:
+            self._database = self._open(home / _FILE)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self, file: Path) -> sqlite3.Connection:
+        # Every statement is its own transaction, unless one is begun.
+        database = sqlite3.connect(file, isolation_level=None)
+        os.chmod(file, 0o600)
+        database.execute("PRAGMA journal_mode = WAL")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        elif version != VERSION:
+            database.close()
+            raise StateVersion(
+                f"{file} has version {version}, and this platform understands {VERSION}; "
+                "use the version that wrote it, or move the file away and begin anew"
+            )
+        return database
+
+    def close(self) -> None:
+        self._database.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make the changes inside happen all or, when an exception leaves the block, not at all."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def put(self, kind: str, name: str, document: dict[str, Any]) -> None:
+        self._database.execute(
+            "INSERT INTO resource (kind, name, document) VALUES (?, ?, ?) "
+            "ON CONFLICT (kind, name) DO UPDATE SET document = excluded.document",
+            (kind, name, json.dumps(document)),
+        )
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        row = self._database.execute(
+            "SELECT document FROM resource WHERE kind = ? AND name = ?", (kind, name)
+        ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def delete(self, kind: str, name: str) -> None:
+        """Forget it; one that isn't there is as good as forgotten."""
+        self._database.execute("DELETE FROM resource WHERE kind = ? AND name = ?", (kind, name))
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        rows = self._database.execute("SELECT document FROM resource WHERE kind = ? ORDER BY name", (kind,))
+        return [json.loads(document) for (document,) in rows]
+
+    def record(self, subject: str, call: dict[str, Any]) -> None:
+        """Add a call to the journal. Of identical calls the first and the last are kept: others may build on either.
+
+        `subject` names what the call configures, so that `forget` can drop all calls about it at once.
+        """
+        text = json.dumps(call, sort_keys=True)
+        with self.together():
+            self._database.execute(
+                "DELETE FROM journal WHERE subject = ?1 AND call = ?2 "
+                "AND number > (SELECT min(number) FROM journal WHERE subject = ?1 AND call = ?2)",
+                (subject, text),
+            )
+            self._database.execute("INSERT INTO journal (subject, call) VALUES (?, ?)", (subject, text))
+
+    def forget(self, subject: str) -> None:
+        self._database.execute("DELETE FROM journal WHERE subject = ?", (subject,))
+
+    def journal(self) -> list[dict[str, Any]]:
+        """The recorded calls in their order."""
+        return [json.loads(call) for (call,) in self._database.execute("SELECT call FROM journal ORDER BY number")]
