@@ -16,7 +16,7 @@ from pathlib import Path
 import uvloop
 
 from mme.platform import backing
-from mme.platform.launch import MARK, RUNNING_FILE
+from mme.platform.config import MARK, RUNNING_FILE
 from mme.platform.state import State, StateError
 
 

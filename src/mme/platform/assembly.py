@@ -16,14 +16,12 @@ import aiohttp
 import uvicorn
 
 from mme.platform import gateway, proxy
-from mme.platform.access import Access
 from mme.platform.backing import Service
-from mme.platform.config import ObjectStore, PlatformConfig
+from mme.platform.config import RUNNING_FILE, ObjectStore, PlatformConfig
 from mme.platform.control import Catalog, Resources
 from mme.platform.endpoints import Endpoints
 from mme.platform.hosting import Hosting
 from mme.platform.journal import Journal
-from mme.platform.launch import RUNNING_FILE
 from mme.platform.runtime import Runtime
 from mme.platform.state import State
 
@@ -69,7 +67,11 @@ class Platform:
         catalog = Catalog(resources)
         self._endpoints = Endpoints(resources, catalog, self._hosting)
         self._operations = {**catalog.operations, **self._endpoints.operations}
-        self._access = Access(self._config, self._store) if os.environ.get("MME_IAM") == "enforce" else None
+        self._access = None
+        if os.environ.get("MME_IAM") == "enforce":
+            from mme.platform.access import Access
+
+            self._access = Access(self._config, self._store)
         self._url = ""
 
     async def run(self, port: int, ended: asyncio.Event) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+MARK = "MME_MARK"  # an environment variable of all processes of a platform; its value is their home
+RUNNING_FILE = "platform.json"  # under the home, while the platform answers: where, as which process, with which keys
+
 ACCOUNT_ID = "000000000000"  # the one account there is locally; no real account can have it
 
 

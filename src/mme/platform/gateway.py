@@ -12,14 +12,13 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
 import aiohttp
 
 import mme.platform.journal as journals
 from mme.platform import proxy, s3, validation, wire
-from mme.platform.access import Access, call_of_invocation, calls_of, refuse_session_policies
 from mme.platform.backing import BackingFailed, Service
 from mme.platform.config import PlatformConfig
 from mme.platform.control import Operation
@@ -35,6 +34,9 @@ from mme.platform.errors import (
 )
 from mme.platform.proxy import Receive, Request, Send
 from mme.platform.runtime import InvokeAnswer, StreamAnswer
+
+if TYPE_CHECKING:
+    from mme.platform.access import Access  # slow to import, and needed only where policies are enforced
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +152,8 @@ class Gateway:
             raise SerializationException(f"the body of {name} is not JSON: {error}") from error
         validation.check(model.input_shape, parameters)
         if self._access is not None:
+            from mme.platform.access import calls_of
+
             await self._access.check(request.headers, calls_of(name, parameters, self._config))
         return await self._operations[name]({key: value for key, value in parameters.items() if value is not None})
 
@@ -171,6 +175,8 @@ class Gateway:
             fault = f"1 validation error detected: Value at 'body' failed to satisfy constraint: {constraint}"
             raise wire.of_the_runtime(ValidationException(fault)) from None
         if self._access is not None:
+            from mme.platform.access import call_of_invocation
+
             target = request.headers.get("x-amzn-sagemaker-target-model")
             await self._access.check(request.headers, [call_of_invocation(endpoint_name, target, self._config)])
         if operation == "InvokeEndpoint":
@@ -225,6 +231,8 @@ class Gateway:
     async def _kept(self, service: str, request: Request, send: Send) -> None:
         body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
         if service == "sts" and self._access is not None:
+            from mme.platform.access import refuse_session_policies
+
             refuse_session_policies(dict(parse_qsl(body.decode("utf-8", "replace"))))
         await self._aws.up()
         seed = journals.new_seed(service, body)

@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
+from mme.platform.config import MARK, RUNNING_FILE
 from mme.platform.state import owner_pid
 from mme.processes import marked, sweep
-from mme.settings import Settings
 
-MARK = "MME_MARK"
-RUNNING_FILE = "platform.json"
+if TYPE_CHECKING:
+    from mme.settings import Settings  # slow to import, and only named here
+
 LOG_FILE = "platform.log"
 
 UP_TIMEOUT_S = 120  # endpoints of before are brought back first, each with its containers
