@@ -38,6 +38,7 @@ _LARGE_MODEL_OPTIONS = {
     "tensor_parallel_degree": ("1",),
     "pipeline_parallel_degree": ("1",),
 }
+_MAX_CONTENT_BYTES = 20 << 20  # of an answer that comes whole: DJL's CodecUtils.MAX_BUFFER_SIZE
 _logged: set[str] = set()
 
 
@@ -113,6 +114,7 @@ class ModelConfig:
     reserved_mb: int | None
     async_mode: bool
     enable_venv: bool
+    max_content_bytes: int
 
 
 def model_dir(url: str) -> Path:
@@ -121,9 +123,13 @@ def model_dir(url: str) -> Path:
     Raises ModelNotFound. (DJL: Utils.getNestedModelDir.)
     """
     folder = Path(re.sub(r"^file:(//)?(?=/)", "", url))
-    if not url or not folder.is_dir():
+    try:
+        entries = list(folder.iterdir()) if url else None
+    except (OSError, ValueError):  # no folder, not readable, not a path at all
+        entries = None
+    if entries is None:
         raise ModelNotFound(f"Invalid model url: {url}")
-    visible = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    visible = [entry for entry in entries if not entry.name.startswith(".")]
     if len(visible) == 1 and visible[0].is_dir():
         return visible[0]
     return folder
@@ -181,6 +187,7 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
         reserved_mb=megabytes("reserved_memory_mb"),
         async_mode=options.get("async_mode", "").lower() == "true",
         enable_venv=options.get("enable_venv", "").lower() == "true",
+        max_content_bytes=_integer(environ.get("MAX_NETTY_BUFFER_SIZE", str(_MAX_CONTENT_BYTES))),
     )
 
 

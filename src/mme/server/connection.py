@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from math import inf
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 from mme.server.call import Call
 from mme.server.errors import BatchMismatch, InitOutOfMemory, LoadFailed, ServerError, WorkerFailed
 from mme.server.worker import frames
+
+log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16  # below malloc's threshold for a mapping of its own
 _LARGE_READ_BYTES = 1 << 20  # once an answer turns out to be large
@@ -52,6 +55,7 @@ class Worker:
         on_free: Callable[[Worker], None],
         on_lost: Callable[[Worker], None],
         on_modules: Callable[[list[str]], None],
+        max_content_bytes: int,
     ) -> None:
         self.id = next(_worker_ids)
         self.process = process
@@ -59,6 +63,7 @@ class Worker:
         self.idle_since = 0.0
         self.flights: dict[int, _Flight] = {}
         self._on_free, self._on_lost, self._on_modules = on_free, on_lost, on_modules
+        self._max_content_bytes = max_content_bytes
         self._loop = asyncio.get_running_loop()
         self._socket = process.socket
         self._decoder = frames.Decoder()
@@ -186,6 +191,16 @@ class Worker:
             failure = header.get("failure")
             if failure is not None and failure.get("kind") == "batch":
                 call.failed(BatchMismatch(failure["error"]))
+            elif len(body) > self._max_content_bytes:
+                log.error(
+                    "worker %d (pid %d) answered %d bytes; DJL Serving takes no more than %d (MAX_NETTY_BUFFER_SIZE) at"
+                    " once and would end the worker: answer less, or with add_stream_content",
+                    self.id,
+                    self.process.pid,
+                    len(body),
+                    self._max_content_bytes,
+                )
+                call.failed(WorkerFailed(DISCONNECTED))
             else:
                 call.answered(header["code"], header["message"], header.get("properties", ()), body)
         else:

@@ -240,7 +240,7 @@ class Pool:
         try:
             async with asyncio.timeout(self.config.load_timeout_s):
                 process = await self._start_process(template)
-                worker = Worker(process, self._on_free, self._on_lost, self._learn)
+                worker = Worker(process, self._on_free, self._on_lost, self._learn, self.config.max_content_bytes)
                 if template is None:
                     try:
                         await worker.init(dict(self.config.properties))
