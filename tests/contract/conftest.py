@@ -58,7 +58,7 @@ class Replay:
 
     def _play(self, scene: str) -> None:
         models = self._root / scene
-        models.mkdir(parents=True)
+        models.mkdir(parents=True, exist_ok=True)
         stage = scenes.Stage(self.container, models, transcript.scenes()[scene])
         self._played[scene] = stage.outcomes
         try:

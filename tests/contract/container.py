@@ -151,7 +151,7 @@ class Container:
             received = b""
             for piece in pieces:
                 connection.sendall(piece.encode())
-                received = self._whole_answer(connection, received)
+                received += self._whole_answer(connection)
             if b"connection: close" not in received.lower():
                 return received.decode()
             try:
@@ -161,17 +161,15 @@ class Container:
             return (received + rest).decode() + ("<closed>" if not rest else "")
 
     @staticmethod
-    def _whole_answer(connection: socket.socket, received: bytes) -> bytes:
-        while True:
-            final = received.split(b"100 Continue\r\n\r\n")[-1]
-            head, blank, body = final.partition(b"\r\n\r\n")
-            length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
-            if received.endswith(b"100 Continue\r\n\r\n") or (blank and length and len(body) >= int(length[1])):
-                return received
-            more = connection.recv(65536)
-            if not more:
-                return received
+    def _whole_answer(connection: socket.socket) -> bytes:
+        received = b""
+        while more := connection.recv(65536):
             received += more
+            head, blank, body = received.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+            if blank and (head.endswith(b"100 Continue") or (length and len(body) >= int(length[1]))):
+                break
+        return received
 
 
 @contextmanager

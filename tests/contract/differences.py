@@ -52,6 +52,7 @@ class Difference:
             *way, last = place.split("/")
             at = changed
             for step in way:
+                step = next(iter(at)) if step == "*" else step
                 at = at[int(step)] if isinstance(at, list) else at[step]
             if isinstance(value, str):
                 value = value.replace("{model}", case.model)

@@ -10,7 +10,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 
 
-def wait(name: str) -> str:
+def wait(name: object) -> str:
     """Report that this process has arrived, then block until the test opens the gate `name`; the answer is "slept"."""
     held = _hold(name)
     with open(FOLDER / f"{name}.arrived", "a") as arrived:

@@ -62,7 +62,7 @@ class Stage:
         case = self.cases[name]
         self._write(case.files())
         if name == "load-empty-dir":
-            (self.models / case.model / "model").mkdir(parents=True)
+            (self.models / case.model / "model").mkdir(parents=True, exist_ok=True)
         return case
 
     def send(self, case: Case) -> Answer:
@@ -96,7 +96,8 @@ class Stage:
         """What was seen of an answer, as far as it was recorded."""
         got = comparison.seen(answer, str(self.models))
         if isinstance(expected["body"], dict) and "head" in expected["body"]:
-            got["body"] = comparison.shortened(comparison.text_of(answer.body, str(self.models)), expected["body"])
+            text = comparison.text_of(answer.body, str(self.models))
+            got["body"] = comparison.shortened(text, expected["body"])
         return {key: got[key] for key in expected}
 
     def together(self, name: str, answers: list[Answer], **more: tuple[Any, Any]) -> None:
@@ -121,6 +122,9 @@ def play(stage: Stage) -> None:
 
 def _load(stage: Stage) -> None:
     load, models, invoke = stage.cases
+    model = stage.prepare(load).model
+    if (stage.models / model / "model" / "gate.py").exists():
+        stage.gate(model, "never")
     stage.play(load)
     loaded = stage.outcomes[load][1]["status"]
     ping = stage.container.call("GET", "/ping").status
@@ -133,6 +137,12 @@ def _load(stage: Stage) -> None:
     assert notes, case.notes
     deleted = stage.container.unload(case.model).status
     stage.note(invoke, answer, ping_after_load=(int(notes[1]), ping), delete_after=(int(notes[2]), deleted))
+
+
+def _timeout(stage: Stage) -> None:
+    stage.play("timeout/load")
+    stage.gate(stage.cases["timeout/load"].model, "6")
+    stage.play("timeout/call", "timeout/next", "timeout/ping")
 
 
 def _queue(stage: Stage) -> None:
@@ -428,6 +438,7 @@ def _urls(stage: Stage) -> None:
 
 
 OWN: Mapping[str, Callable[[Stage], None]] = {
+    "timeout": _timeout,
     "queue": _queue,
     "queued-long": _queued_long,
     "batch": _batch,
