@@ -9,7 +9,7 @@ from mme import packages
 from mme.checking import contents, settings
 from mme.checking.containers import DJL_CPU_FULL, Container
 from mme.checking.report import Finding, Report
-from mme.checking.serving import CannotLoad, CheckError, Served, served, slug, unpacked
+from mme.checking.serving import CannotLoad, CheckError, Served, loaded, slug, unpacked
 from mme.packages import Example, PackageError
 from mme.packages.layout import MANIFEST
 
@@ -25,10 +25,10 @@ def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
     try:
         with unpacked(package) as folder:
             findings += _static(folder, container)
-        if all(finding.level == "warning" for finding in findings):
-            calls = list(_golden_calls(package, packages.examples(package)))
-            findings += [finding for finding in calls if finding]
-            equal = calls.count(None)
+            if all(finding.level == "warning" for finding in findings):
+                calls = list(_golden_calls(folder, slug(package)))
+                findings += [finding for finding in calls if finding]
+                equal = calls.count(None)
     except packages.PackageNotFound:
         raise
     except PackageError as error:
@@ -54,14 +54,15 @@ def _static(folder: Path, container: Container) -> Iterator[Finding]:
         )
 
 
-def _golden_calls(package: Path, examples: list[Example]) -> Iterator[Finding | None]:
+def _golden_calls(folder: Path, name: str) -> Iterator[Finding | None]:
     """For each example a finding, or None where the answer is the expected one."""
+    examples = packages.examples(folder)
     if not examples:
         yield Finding(
             "warning", "there are no golden calls, so only its start is tried", "write some: packages.write_examples"
         )
     try:
-        with served(package) as model:
+        with loaded(folder, name) as model:
             for example in examples:
                 yield _golden_call(model, example)
     except CannotLoad as error:

@@ -90,8 +90,14 @@ def served(package: Path, timeout_s: float = 300) -> Iterator[Served]:
 
     `timeout_s` is for the load and for each question. Raises as `ask` does.
     """
-    with unpacked(package) as folder, _server() as (url, log), httpx.Client(base_url=url, timeout=timeout_s) as client:
-        name = slug(package)
+    with unpacked(package) as folder, loaded(folder, slug(package), timeout_s) as model:
+        yield model
+
+
+@contextmanager
+def loaded(folder: Path, name: str, timeout_s: float = 300) -> Iterator[Served]:
+    """As `served`, for the unpacked files of a package."""
+    with _server() as (url, log), httpx.Client(base_url=url, timeout=timeout_s) as client:
         request = {"model_name": name, "url": str(folder), "min_worker": 1, "max_worker": 1}
         response = _sent(client, client.build_request("POST", "/models", json=request))
         if response.status_code != 200:
