@@ -16,6 +16,7 @@ import aiohttp
 import uvicorn
 
 from mme.platform import gateway, proxy
+from mme.platform.autoscaling import DIMENSION, Autoscaler
 from mme.platform.backing import Service
 from mme.platform.config import RUNNING_FILE, ObjectStore, PlatformConfig
 from mme.platform.control import Catalog, Resources
@@ -35,7 +36,7 @@ class Platform:
     """Everything of one home, in this process.
 
     Its environment says what is seldom changed: `MME_IAM` (`enforce` checks policies), `MME_CONTAINER_KIND`
-    (`embedded`), `MME_METRICS_PERIOD_S` (60).
+    (`embedded`), `MME_METRICS_PERIOD_S` and `MME_AUTOSCALING_PERIOD_S` (60).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Platform:
             instance_memory_mb=instance_memory_mb,
             container=os.environ.get("MME_CONTAINER_KIND", "embedded"),
             metrics_period_s=float(os.environ.get("MME_METRICS_PERIOD_S", "60")),
+            autoscaling_period_s=float(os.environ.get("MME_AUTOSCALING_PERIOD_S", "60")),
         )
         self._store = ObjectStore(objects.url, *keys, region)
         self._state = state
@@ -67,8 +69,12 @@ class Platform:
         catalog = Catalog(resources)
         self._endpoints = Endpoints(resources, catalog, self._hosting)
         self._operations = {**catalog.operations, **self._endpoints.operations}
+        self._scaler = Autoscaler(self._config, self._store, self._operations, self._invocations, self._forget_target)
         self._access = None
-        if os.environ.get("MME_IAM") == "enforce":
+        iam = os.environ.get("MME_IAM", "")
+        if iam not in ("", "enforce"):
+            raise ValueError(f"MME_IAM={iam} means nothing; use enforce, or leave it unset to check no policies")
+        if iam:
             from mme.platform.access import Access
 
             self._access = Access(self._config, self._store)
@@ -96,10 +102,12 @@ class Platform:
             try:
                 await self._hosting.start()
                 await _first(ended, self._ready())
+                self._scaler.start()
                 await ended.wait()
             finally:
                 server.should_exit = True
                 await serving
+                await self._scaler.close()
                 await self._endpoints.close()
                 await self._hosting.close()
 
@@ -131,7 +139,14 @@ class Platform:
             session=session,
             status=self._status,
             access=self._access,
+            scaler=self._scaler,
         )
+
+    def _invocations(self, endpoint_name: str, variant_name: str) -> float | None:
+        return self._hosting.total(endpoint_name, variant_name, "InvocationsPerInstance")
+
+    def _forget_target(self, resource_id: str) -> None:
+        self._state.forget(f"application-autoscaling/{resource_id}/{DIMENSION}")
 
     async def _status(self) -> dict[str, Any]:
         services = [self._objects, self._aws]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import itertools
 import logging
 import time
@@ -23,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.control import Operation
-from mme.platform.errors import AwsError, UnsupportedOperation, ValidationException
+from mme.platform.errors import AwsError, InvalidNextToken, UnsupportedOperation, ValidationException
 from mme.platform.tracking import COOLDOWN_S, POINTS_LOW, Bounds, Change, Decision, TargetTracking, decide
 
 log = logging.getLogger(__name__)
@@ -224,8 +225,11 @@ class Autoscaler:
             for activity in self._activities
             if all(parameters.get(name) in (None, activity[name]) for name in filters)
         )
-        start = int(parameters.get("NextToken", 0))
-        size = parameters.get("MaxResults", 50)
+        token = parameters.get("NextToken") or "0"
+        if not token.isdecimal():
+            raise InvalidNextToken(f"{token!r} is no token of an earlier answer; ask again without it")
+        start = int(token)
+        size = parameters.get("MaxResults") or 50
         page = list(itertools.islice(found, start, start + size + 1))
         more = {"NextToken": str(start + size)} if len(page) > size else {}
         return {"ScalingActivities": page[:size], **more}
@@ -253,12 +257,17 @@ class Registry:
     """What is registered with Application Auto Scaling in moto. Blocking."""
 
     def __init__(self, config: PlatformConfig, store: ObjectStore) -> None:
-        self._client = botocore.session.get_session().create_client(
+        self._config = config
+        self._store = store
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        return botocore.session.get_session().create_client(
             "application-autoscaling",
-            region_name=config.region,
-            endpoint_url=config.moto_url,
-            aws_access_key_id=store.access_key,
-            aws_secret_access_key=store.secret_key,
+            region_name=self._config.region,
+            endpoint_url=self._config.moto_url,
+            aws_access_key_id=self._store.access_key,
+            aws_secret_access_key=self._store.secret_key,
             config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
         )
 

@@ -3,7 +3,7 @@
 AwsError
     the control plane (plain ClientError in boto3): ValidationException, ResourceLimitExceeded, ResourceNotFound,
         ResourceInUse, UnknownOperation, UnsupportedOperation, AccessDenied, UnrecognizedClient,
-        MissingAuthenticationToken, Throttling
+        MissingAuthenticationToken, InvalidNextToken, Throttling
     the runtime (modelled classes in boto3): ModelError, ModelNotReadyException, ValidationError, ServiceUnavailable,
         InternalFailure, InternalDependencyException
 """
@@ -83,6 +83,12 @@ class MissingAuthenticationToken(AwsError):
 
     code = "MissingAuthenticationTokenException"
     status = 403
+
+
+class InvalidNextToken(AwsError):
+    """Application Auto Scaling's word for a page that can't be."""
+
+    code = "InvalidNextTokenException"
 
 
 class Throttling(AwsError):

@@ -19,6 +19,7 @@ import aiohttp
 
 import mme.platform.journal as journals
 from mme.platform import proxy, s3, validation, wire
+from mme.platform.autoscaling import Autoscaler, refuse_policy
 from mme.platform.backing import BackingFailed, Service
 from mme.platform.config import PlatformConfig
 from mme.platform.control import Operation
@@ -87,6 +88,7 @@ class Gateway:
         session: aiohttp.ClientSession,
         status: Callable[[], Awaitable[dict[str, Any]]],
         access: Access | None = None,
+        scaler: Autoscaler | None = None,
     ) -> None:
         self._config = config
         self._operations = operations
@@ -97,6 +99,7 @@ class Gateway:
         self._session = session
         self._status = status
         self._access = access
+        self._scaler = scaler
         self._seeding = asyncio.Lock()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -125,7 +128,9 @@ class Gateway:
         await _send(send, status, headers, b"" if request.method == "HEAD" else body)
 
     async def _route(self, service: str, request: Request, request_id: str, send: Send) -> None:
-        if request.path == "/_mme/status" and request.method == "GET":
+        if request.path == "/_mme/ping" and request.method == "GET":
+            await _send(send, 200, wire.headers("text/plain", b"", request_id), b"")
+        elif request.path == "/_mme/status" and request.method == "GET":
             body = json.dumps(await self._status()).encode()
             await _send(send, 200, wire.headers("application/json", body, request_id), body)
         elif service == "sagemaker" and "x-amz-target" in request.headers:
@@ -135,6 +140,8 @@ class Gateway:
             await self._invoke(request, request_id, send)
         elif service == "s3":
             await self._s3(request, send)
+        elif service == "application-autoscaling" and self._scaler is not None:
+            await self._autoscaling(self._scaler, request, request_id, send)
         else:
             await self._others(service, request, send)
 
@@ -145,11 +152,7 @@ class Gateway:
             raise UnknownOperation(f"SageMaker has no operation {request.headers['x-amz-target']!r}")
         if name not in self._operations:
             raise UnsupportedOperation(f"{name} is not supported by the local platform; use AWS for it")
-        body = await _whole_body(request, CONTROL_LIMIT_BYTES)
-        try:
-            parameters = json.loads(body or b"{}")
-        except ValueError as error:
-            raise SerializationException(f"the body of {name} is not JSON: {error}") from error
+        parameters = _parsed(name, await _whole_body(request, CONTROL_LIMIT_BYTES))
         validation.check(model.input_shape, parameters)
         if self._access is not None:
             from mme.platform.access import calls_of
@@ -201,7 +204,7 @@ class Gateway:
             await self._objects.up()
             await proxy.stream(self._session, self._objects.url, request, send)
         elif place == "bucket":
-            await self._kept("s3", request, send)
+            await self._kept("s3", request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), send)
         else:
             await self._bucket(request, send)
 
@@ -223,13 +226,29 @@ class Gateway:
     async def _others(self, service: str, request: Request, send: Send) -> None:
         """What moto answers. What configures something is kept, so that it can be repeated when moto starts anew."""
         if service in ("iam", "application-autoscaling", "logs", "monitoring", "sts"):
-            await self._kept(service, request, send)
+            await self._kept(service, request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), send)
             return
         await self._aws.up()
         await proxy.stream(self._session, self._aws.url, request, send)
 
-    async def _kept(self, service: str, request: Request, send: Send) -> None:
+    async def _autoscaling(self, scaler: Autoscaler, request: Request, request_id: str, send: Send) -> None:
+        """Application Auto Scaling: moto keeps what is registered, what comes of it is ours."""
         body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
+        name = request.headers.get("x-amz-target", "").rpartition(".")[2]
+        model = validation.operation("application-autoscaling", name)
+        if model is None:
+            raise UnknownOperation(f"Application Auto Scaling has no operation {name!r}")
+        parameters = _parsed(name, body)
+        validation.check(model.input_shape, parameters)
+        if name == "DescribeScalingActivities":
+            status, headers, answer = wire.answer(scaler.describe_scaling_activities(parameters), request_id)
+            await _send(send, status, headers, answer)
+            return
+        if name == "PutScalingPolicy":
+            refuse_policy(parameters)
+        await self._kept("application-autoscaling", request, body, send)
+
+    async def _kept(self, service: str, request: Request, body: bytes, send: Send) -> None:
         if service == "sts" and self._access is not None:
             from mme.platform.access import refuse_session_policies
 
@@ -256,6 +275,13 @@ def _read(scope: Mapping[str, Any], receive: Receive) -> Request:
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     path = scope["raw_path"].decode("latin-1")
     return Request(scope["method"], path, scope["query_string"].decode("latin-1"), headers, receive)
+
+
+def _parsed(operation: str, body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}")
+    except ValueError as error:
+        raise SerializationException(f"the body of {operation} is not JSON: {error}") from error
 
 
 def _refuse_other_hosts(request: Request) -> None:
