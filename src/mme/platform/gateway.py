@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote
 import aiohttp
 
 import mme.platform.journal as journals
-from mme.platform import proxy, s3, validation, wire
+from mme.platform import protocols, proxy, s3, validation
 from mme.platform.autoscaling import Autoscaler, refuse_policy
 from mme.platform.backing import BackingFailed, Service
 from mme.platform.config import PlatformConfig
@@ -106,7 +106,7 @@ class Gateway:
         """Answer one request. Whatever goes wrong becomes an AWS error here, and nowhere else."""
         request_id = str(uuid.uuid4())
         request = _read(scope, receive)
-        protocol: wire.Protocol = "rest-json"
+        protocol: protocols.Protocol = "rest-json"
         try:
             _refuse_other_hosts(request)
             service = _service(request)
@@ -124,17 +124,17 @@ class Gateway:
                 raise  # an answer that had begun to be passed on: the connection breaks, as it did behind us
             log.exception("request %s: %s %s", request_id, request.method, request.path)
             failed = InternalFailure(f"the platform failed: {error!r}; its log has the details")
-        status, headers, body = wire.failure(failed, protocol, request_id)
+        status, headers, body = protocols.failure(failed, protocol, request_id)
         await _send(send, status, headers, b"" if request.method == "HEAD" else body)
 
     async def _route(self, service: str, request: Request, request_id: str, send: Send) -> None:
         if request.path == "/_mme/ping" and request.method == "GET":
-            await _send(send, 200, wire.headers("text/plain", b"", request_id), b"")
+            await _send(send, 200, protocols.headers("text/plain", b"", request_id), b"")
         elif request.path == "/_mme/status" and request.method == "GET":
             body = json.dumps(await self._status()).encode()
-            await _send(send, 200, wire.headers("application/json", body, request_id), body)
+            await _send(send, 200, protocols.headers("application/json", body, request_id), body)
         elif service == "sagemaker" and "x-amz-target" in request.headers:
-            status, headers, body = wire.answer(await self._control(request), request_id)
+            status, headers, body = protocols.answer(await self._control(request), request_id)
             await _send(send, status, headers, body)
         elif service == "sagemaker":
             await self._invoke(request, request_id, send)
@@ -176,7 +176,7 @@ class Gateway:
         except proxy.BodyTooLarge:
             constraint = f"Member must have length less than or equal to {INVOKE_LIMIT_BYTES}"
             fault = f"1 validation error detected: Value at 'body' failed to satisfy constraint: {constraint}"
-            raise wire.of_the_runtime(ValidationException(fault)) from None
+            raise protocols.of_the_runtime(ValidationException(fault)) from None
         if self._access is not None:
             from mme.platform.access import call_of_invocation
 
@@ -241,7 +241,7 @@ class Gateway:
         parameters = _parsed(name, body)
         validation.check(model.input_shape, parameters)
         if name == "DescribeScalingActivities":
-            status, headers, answer = wire.answer(scaler.describe_scaling_activities(parameters), request_id)
+            status, headers, answer = protocols.answer(scaler.describe_scaling_activities(parameters), request_id)
             await _send(send, status, headers, answer)
             return
         if name == "PutScalingPolicy":
@@ -306,7 +306,7 @@ def _service(request: Request) -> str:
     return "s3"
 
 
-def _protocol(service: str, request: Request) -> wire.Protocol:
+def _protocol(service: str, request: Request) -> protocols.Protocol:
     if service == "s3":
         return "rest-xml"
     if "x-amz-target" in request.headers:
@@ -327,7 +327,7 @@ def _validate_invocation(operation: str, endpoint_name: str, headers: Mapping[st
     try:
         validation.check(model.input_shape, given)
     except ValidationException as error:
-        raise wire.of_the_runtime(error) from error
+        raise protocols.of_the_runtime(error) from error
 
 
 async def _whole_body(request: Request, limit_bytes: int) -> bytes:
@@ -337,13 +337,13 @@ async def _whole_body(request: Request, limit_bytes: int) -> bytes:
         raise SerializationException(f"the request has more than {limit_bytes} bytes") from None
 
 
-def _answered(headers: Mapping[str, str], request_id: str, length: int | None = None) -> wire.Headers:
+def _answered(headers: Mapping[str, str], request_id: str, length: int | None = None) -> protocols.Headers:
     named = {"x-amzn-requestid": request_id, **{name.lower(): value for name, value in headers.items()}}
     if length is not None:
         named["content-length"] = str(length)
     return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
 
 
-async def _send(send: Send, status: int, headers: wire.Headers, body: bytes) -> None:
+async def _send(send: Send, status: int, headers: protocols.Headers, body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

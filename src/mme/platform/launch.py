@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LOG_FILE = "platform.log"
 
 UP_TIMEOUT_S = 120  # endpoints of before are brought back first, each with its containers
+PING_TIMEOUT_S = 10
 DOWN_TIMEOUT_S = 15  # calls under way may end, then it is killed
 
 # Leaves the platform without a parent that would have to wait for it, and says its process id.
@@ -33,6 +35,8 @@ import subprocess, sys
 with open(sys.argv[1], "ab") as log:
     print(subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True).pid)
 """
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class LaunchError(Exception):
@@ -62,7 +66,7 @@ def find(home: Path) -> Running | None:
         said = json.loads((home / RUNNING_FILE).read_text())
     except FileNotFoundError:
         return None  # it is starting, or ending
-    return Running(**{**said, "home": home}) if said["pid"] == pid else None
+    return Running(**{**said, "home": home}) if said["pid"] == pid and _answers(said["url"]) else None
 
 
 def up(settings: Settings) -> Running:
@@ -130,6 +134,14 @@ def _environment(home: Path) -> dict[str, str]:
     """Without anything that could lead to AWS or through a proxy, and with the mark."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return kept | {MARK: str(home), "NO_PROXY": "*", "no_proxy": "*"}
+
+
+def _answers(url: str) -> bool:
+    try:
+        _direct.open(f"{url}/_mme/ping", timeout=PING_TIMEOUT_S).close()
+    except OSError:
+        return False  # it was killed just now, and the kernel has not yet let go of its lock
+    return True
 
 
 def _wait(done: Callable[[], bool], timeout_s: float) -> bool:
