@@ -65,7 +65,7 @@ class App:
     def _fail(self, exchange: Exchange, error: Exception) -> None:
         if not isinstance(error, ServerError):
             log.error("%s %r failed", exchange.method, exchange.target, exc_info=error)
-            error = JavaFailure("InternalServerException", "The request failed; the container's log says why.")
+            error = JavaFailure("EngineException", "The request failed; the container's log says why.")
         exchange.fail(error)
 
     def _later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:

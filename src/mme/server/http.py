@@ -86,6 +86,14 @@ class Server:
 class Connection(asyncio.Protocol):
     """One client: hands its requests on in order, the next when the one before is answered, and writes the answers."""
 
+    _header_bytes: int
+    _body_bytes: int
+    _raw_bytes: int
+    _is_in_message: bool
+    _has_head: bool
+    _has_length: bool
+    _is_dropped: bool
+
     def __init__(self, server: Server) -> None:
         self.deadline = inf
         self._server = server
@@ -149,8 +157,9 @@ class Connection(asyncio.Protocol):
                 self._parser.feed_data(left)
                 break
             except httptools.HttpParserUpgrade as upgrade:
-                # No other protocol is spoken here: what follows is the body or the next request.
                 left = memoryview(left)[upgrade.args[0] or len(left) :]
+                if self._upgrade_body:
+                    self._parse_body()
             except httptools.HttpParserError:
                 self._refuse(BadRequest("Invalid HTTP message."))
                 return
@@ -165,11 +174,15 @@ class Connection(asyncio.Protocol):
     # What the parser calls; an exception makes it a bad request
 
     def on_message_begin(self) -> None:
+        if self._has_head:
+            return
         self._is_in_message = True
         self._began = self._now()
         self._set_deadline()
 
     def on_url(self, url: bytes) -> None:
+        if self._has_head:
+            return
         self._target += url
         if len(self._target) > MAX_LINE_BYTES:
             raise ValueError("the request line is too long")
@@ -184,15 +197,22 @@ class Connection(asyncio.Protocol):
         if lower == b"content-length":
             self._has_length = True
             self._is_dropped = int(value) > MAX_BODY_BYTES
+            self._framing = b"content-length: " + value
         elif lower == b"expect":
             self._expectation = value.lower()
             return
         elif lower == b"transfer-encoding":
+            self._framing = b"transfer-encoding: " + value
             return
         self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
+        if self._has_head:
+            return
         self._has_head = True
+        self._method = self._parser.get_method().decode()
+        if self._parser.should_upgrade():
+            self._upgrade_body = self._framing
         if self._is_dropped:
             self._enqueue_prepared(_TOO_LARGE)
         elif self._expectation:
@@ -215,12 +235,14 @@ class Connection(asyncio.Protocol):
             self._enqueue_prepared(_TOO_LARGE)
 
     def on_message_complete(self) -> None:
+        if self._upgrade_body:
+            return
         self._owes_continue = False
         if not self._is_dropped:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             if not self._has_length:
                 self._headers.append(("content-length", str(len(body))))
-            exchange = Exchange(self, self._parser.get_method().decode(), self._target, self._headers, body)
+            exchange = Exchange(self, self._method, self._target, self._headers, body)
             exchange.keep_alive = self._parser.should_keep_alive()
             exchange.chunkable = self._parser.get_http_version() == "1.1"
             self._reset()
@@ -263,14 +285,19 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _reset(self) -> None:
+        self._method = ""
         self._target = b""
         self._headers: list[tuple[str, str]] = []
         self._body: list[bytes] = []
-        self._expectation = b""
-        self._header_bytes: int = 0
-        self._body_bytes: int = 0
-        self._raw_bytes: int = 0
+        self._expectation = self._framing = self._upgrade_body = b""
+        self._header_bytes = self._body_bytes = self._raw_bytes = 0
         self._is_in_message = self._has_head = self._has_length = self._is_dropped = False
+
+    def _parse_body(self) -> None:
+        """The parser leaves a request that offers another protocol after its head; go on to the body, in this one."""
+        framing, self._upgrade_body = self._upgrade_body, b""
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
 
     def _set_deadline(self) -> None:
         if not self._is_flowing:

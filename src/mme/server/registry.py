@@ -15,7 +15,7 @@ from mme.server import config as configuration
 from mme.server import requirements
 from mme.server.call import Call
 from mme.server.config import ContainerConfig, LoadRequest, ModelConfig
-from mme.server.errors import Conflict, ModelNotFound, QueueFull, WorkerFailed
+from mme.server.errors import Conflict, LoadFailed, ModelNotFound, QueueFull, WorkerFailed
 from mme.server.memory import Memory
 from mme.server.nursery import Nursery, WorkerSpec
 from mme.server.pool import Pool
@@ -220,15 +220,21 @@ class Registry:
             settle.add_done_callback(self._tasks.discard)
             model.load_s = time.monotonic() - began
             log.info("%s: loaded in %.0f ms from %s", config.name, model.load_s * 1000, config.model_dir)
+        except OSError as error:
+            self._load_failed(model, error)
+            raise LoadFailed(f"error={error.errno}, {error.strerror}") from error
         except BaseException as error:
-            log.warning("%s: not loaded: %s", model.name, error or type(error).__name__)
-            self.memory.release(model.name)
-            if self.models.get(model.name) is model:
-                if model.request.synchronous:
-                    del self.models[model.name]
-                else:
-                    model.has_failed = True
+            self._load_failed(model, error)
             raise
+
+    def _load_failed(self, model: Model, error: BaseException) -> None:
+        log.warning("%s: not loaded: %s", model.name, error or type(error).__name__)
+        self.memory.release(model.name)
+        if self.models.get(model.name) is model:
+            if model.request.synchronous:
+                del self.models[model.name]
+            else:
+                model.has_failed = True
 
     def _loaded(self, load: asyncio.Task[None]) -> None:
         self._tasks.discard(load)
@@ -240,8 +246,7 @@ class Registry:
 
     def _pids(self) -> dict[str, list[int]]:
         """The processes of the nursery, under the empty name, and of each model."""
-        nursery = self._nursery.status()
-        pids = {"": [nursery["pid"], *(branch["pid"] for branch in nursery["branches"])]}
+        pids = {"": self._nursery.pids()}
         pids |= {name: self.pids_of(model) for name, model in self.models.items()}
         return pids
 
