@@ -28,6 +28,7 @@ _JAVA_CLASSES = {
     r"\p{Alpha}": "a-zA-Z",
     r"\p{L}": r"\w",
     r"\p{N}": r"\d",
+    r"\uD800\uDC00-\uDBFF\uDFFF": r"\U00010000-\U0010ffff",
     r"\p{Z}": r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000",
 }
 

@@ -1,11 +1,12 @@
-"""Two tenants on one endpoint of a real platform: each role reaches its own models and no other's."""
+"""One endpoint of a real platform, shared by tenants: a role reaches its own models only, and load brings instances."""
 
 from __future__ import annotations
 
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -16,6 +17,11 @@ from mme.platform import launch
 from mme.settings import Settings
 
 ENDPOINT = "arn:aws:sagemaker:us-east-1:000000000000:endpoint/shared"
+TARGET = {
+    "ServiceNamespace": "sagemaker",
+    "ResourceId": "endpoint/shared/variant/AllTraffic",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+}
 HANDLER = """
 from djl_python import Output
 
@@ -83,10 +89,11 @@ def own_models(tenant: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    """A platform that enforces IAM, with an endpoint `shared` that both tenants' models are behind."""
+    """A platform that enforces IAM and scales fast, with an endpoint `shared` that both tenants' models are behind."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MME_IAM", "enforce")
+        patch.setenv("MME_AUTOSCALING_PERIOD_S", "0.2")
         account = Account(launch.up(Settings(home=home)))
     try:
         s3, sagemaker = account.client("s3"), account.client("sagemaker")
@@ -165,3 +172,53 @@ def test_a_session_with_a_policy_of_its_own_is_refused_by_name(account: Account)
             RoleSessionName="session",
             Policy=json.dumps({"Version": "2012-10-17", "Statement": []}),
         )
+
+
+def instance_count(account: Account) -> int:
+    described = account.client("sagemaker").describe_endpoint(EndpointName="shared")
+    count: int = described["ProductionVariants"][0]["CurrentInstanceCount"]
+    return count
+
+
+def repeat_until(is_done: Callable[[], bool], call: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 90
+    while not is_done():
+        assert time.monotonic() < deadline
+        call()
+
+
+def test_calls_bring_a_second_instance_and_silence_takes_it_away(account: Account) -> None:
+    scaling, runtime = account.client("application-autoscaling"), account.client("sagemaker-runtime")
+    scaling.register_scalable_target(**TARGET, MinCapacity=1, MaxCapacity=2)
+    scaling.put_scaling_policy(
+        **TARGET,
+        PolicyName="invocations",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 60.0,
+            "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
+            "ScaleInCooldown": 0,
+        },
+    )
+    repeat_until(
+        lambda: instance_count(account) == 2,
+        lambda: runtime.invoke_endpoint(EndpointName="shared", TargetModel="tenant-a/m.tar.gz", Body=b"{}"),
+    )
+    repeat_until(lambda: instance_count(account) == 1, lambda: time.sleep(0.1))
+    back, out = scaling.describe_scaling_activities(**TARGET)["ScalingActivities"]
+    assert (out["Description"], out["StatusCode"]) == ("Setting desired instance count to 2.", "Successful")
+    assert back["Description"] == "Setting desired instance count to 1."
+    scaling.delete_scaling_policy(PolicyName="invocations", **TARGET)
+    scaling.deregister_scalable_target(**TARGET)
+
+
+def test_a_scaling_policy_that_would_never_act_is_refused_by_name(account: Account) -> None:
+    scaling = account.client("application-autoscaling")
+    with pytest.raises(ClientError, match="PolicyType StepScaling is not supported by the local platform"):
+        scaling.put_scaling_policy(**TARGET, PolicyName="steps", PolicyType="StepScaling")
+
+
+def test_a_token_of_no_page_is_refused(account: Account) -> None:
+    scaling = account.client("application-autoscaling")
+    with pytest.raises(ClientError, match="InvalidNextTokenException"):
+        scaling.describe_scaling_activities(ServiceNamespace="sagemaker", NextToken="x")
