@@ -30,20 +30,18 @@ def handle(inputs):
 """
 # Writes what it is sent onto the very socket that connects its worker with the front.
 SABOTEUR = """\
-import os, socket
+import os, socket, stat
 from djl_python import Output
 def handle(inputs):
     if inputs.is_empty():
         return None
     scribble = bytes(inputs.get_as_bytes())
-    for name in os.listdir("/proc/self/fd"):
+    for fd in map(int, os.listdir("/proc/self/fd") if scribble else ()):
         try:
-            other = socket.socket(fileno=os.dup(int(name)))
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, scribble)
         except OSError:
-            continue
-        with other:
-            if other.family == socket.AF_UNIX and scribble:
-                other.sendall(scribble)
+            pass  # the directory's own descriptor, closed by now
     return Output().add("survived")
 """
 PROPERTIES = "engine=Python\nminWorkers=1\nmaxWorkers=1\nrequired_memory_mb=10\noption.predict_timeout=1\n"
@@ -270,7 +268,7 @@ scribbles = st.one_of(
 )
 
 
-@settings(BOUNDED, max_examples=60)
+@settings(BOUNDED, max_examples=40)
 @given(scribble=scribbles)
 def test_a_worker_that_sends_anything_costs_its_own_call_at_most(target: Container, scribble: bytes) -> None:
     status = invoke(target, "saboteur", scribble)
