@@ -66,6 +66,16 @@ class Call:
         self._exchange = exchange
         exchange.on_gone = self._gone
 
+    def wait(self, on_gone: Callable[[Call], None]) -> None:
+        """The call is queued: `on_gone` takes it out if its client leaves."""
+        self.on_gone = on_gone
+        self._exchange.is_waiting = True
+
+    def taken(self) -> None:
+        """A worker has the call."""
+        self.on_gone = None
+        self._exchange.is_waiting = False
+
     @property
     def size_bytes(self) -> int:
         return sum(len(value) for _, value in self.contents)

@@ -35,12 +35,13 @@ class Wire(Protocol):
 class Exchange:
     """One request, and the way to answer it: `answer` once, or `begin`, `piece`… and `end`.
 
-    If the client leaves first, `on_gone` is called and answering does nothing from then on. While a client doesn't
+    If the client leaves first, `on_gone` is called and answering does nothing from then on; where work on the answer
+    hasn't begun (`is_waiting`), a client that has stopped sending counts as one that has left. While a client doesn't
     keep up with the pieces, `on_flow(False)` asks to hold them back, and `on_flow(True)` ends that.
     """
 
     __slots__ = (
-        "method", "target", "headers", "body", "request_id", "keep_alive", "chunkable", "on_gone", "on_flow", "_wire",
+        "method", "target", "headers", "body", "request_id", "keep_alive", "chunkable", "is_waiting", "on_gone", "on_flow", "_wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, method: str, target: bytes, headers: list[tuple[str, str]], body: bytes) -> None:
@@ -52,6 +53,7 @@ class Exchange:
         self.request_id = f"{unique[:8]}-{unique[8:12]}-4{unique[13:16]}-a{unique[17:20]}-{unique[20:]}"
         self.keep_alive = True
         self.chunkable = True
+        self.is_waiting = False
         self.on_gone: Callable[[], None] | None = None
         self.on_flow: Callable[[bool], None] | None = None
         self._wire: Wire | None = wire

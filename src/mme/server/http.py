@@ -131,9 +131,9 @@ class Connection(asyncio.Protocol):
             exchange.gone()
 
     def eof_received(self) -> bool:
-        """A client may stop sending and still wait for its answers."""
+        """A client may stop sending and still take an answer; but no worker begins for one that may have left."""
         self._has_ended = self._is_closing = True
-        return self.is_busy
+        return self.is_busy and not (self._current is not None and self._current.is_waiting)
 
     def pause_writing(self) -> None:
         self._is_flowing = False

@@ -72,7 +72,7 @@ class Pool:
             call.failed(QueueFull(self.config.name))
             return
         self.queue.append(call)
-        call.on_gone = self._forget
+        call.wait(self._forget)
         self._dispatch()
         self._grow_if_needed()
 
@@ -127,7 +127,7 @@ class Pool:
                 calls.append(queue.popleft())
                 size_bytes += calls[-1].size_bytes
             for call in calls:
-                call.on_gone = None
+                call.taken()
                 self.counters.queued_s += now - call.queued_at
             worker.dispatch(calls, self.config.handler, self.config.predict_timeout_s)
 
