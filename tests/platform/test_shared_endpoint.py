@@ -141,6 +141,21 @@ def test_a_tenant_gets_answers_of_its_own_models_and_of_no_others(account: Accou
     )
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "tenant-a/../tenant-b/m.tar.gz",
+        "tenant-a/./../tenant-b/m.tar.gz",
+        "tenant-a/%2e%2e/tenant-b/m.tar.gz",
+        "tenant-a/../../all/tenant-b/m.tar.gz",
+    ],
+)
+def test_a_path_that_leads_out_of_a_tenants_folder_is_no_other_tenants_model(account: Account, target: str) -> None:
+    assert ask(account, "tenant-b", "tenant-b/m.tar.gz") == "tenant-b"
+    with pytest.raises(ClientError, match="ValidationError"):
+        ask(account, "tenant-a", target)
+
+
 def test_a_streamed_call_asks_for_the_same_permission(account: Account) -> None:
     runtime = account.client("sagemaker-runtime", account.session("arn:aws:iam::000000000000:role/tenant-a"))
     with pytest.raises(ClientError, match=r"AccessDeniedException.* sagemaker:InvokeEndpoint on resource"):

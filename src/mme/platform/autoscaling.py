@@ -134,7 +134,7 @@ class Autoscaler:
             if self._tracked.pop(target.resource_id, None) is not None:
                 await self._deregister(target)
             return
-        tracked = self._observe(target)
+        tracked = self._observe(target, endpoint["EndpointName"])
         capacity = _instance_count(endpoint, target.variant_name)
         if tracked is None or capacity is None or tracked.is_changing or endpoint["EndpointStatus"] != "InService":
             return
@@ -154,9 +154,12 @@ class Autoscaler:
         except (BotoCoreError, ClientError) as error:
             log.warning("%s cannot be deregistered: %s", target.resource_id, error)
 
-    def _observe(self, target: Target) -> _Tracked | None:
-        """Add the datapoint of the period that ends now. A variant without calls has one too: 0, as on AWS."""
-        total, now_s = self._invocations(target.endpoint_name, target.variant_name), time.monotonic()
+    def _observe(self, target: Target, endpoint_name: str) -> _Tracked | None:
+        """Add the datapoint of the period that ends now. A variant without calls has one too: 0, as on AWS.
+
+        `endpoint_name` is as the endpoint was created; a target may be registered in other letters of either case.
+        """
+        total, now_s = self._invocations(endpoint_name, target.variant_name), time.monotonic()
         if total is None:
             return None
         tracked = self._tracked.setdefault(target.resource_id, _Tracked(total, now_s))
