@@ -268,7 +268,7 @@ scribbles = st.one_of(
 )
 
 
-@settings(BOUNDED, max_examples=40)
+@settings(BOUNDED, max_examples=100)
 @given(scribble=scribbles)
 def test_a_worker_that_sends_anything_costs_its_own_call_at_most(target: Container, scribble: bytes) -> None:
     status = invoke(target, "saboteur", scribble)
