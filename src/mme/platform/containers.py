@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from multidict import CIMultiDictProxy
 
+from mme.platform.wire import Broken, Connections
 from mme.processes import sweep
 from mme.tether import tethered
 
@@ -73,10 +73,10 @@ KINDS = {"embedded": ContainerKind("embedded", _embedded)}
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a container answered."""
+    """What a container answered. The names of its headers are lower case."""
 
     status: int
-    headers: CIMultiDictProxy[str]
+    headers: Mapping[str, str]
     body: bytes
 
     def message(self) -> str:
@@ -102,6 +102,7 @@ class Container:
         self._reading = asyncio.create_task(self._read_lines())
         self.exited = asyncio.create_task(process.wait())
         self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
 
     @classmethod
     async def start(
@@ -146,6 +147,7 @@ class Container:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not self._address.done():
             raise ContainerStartFailed(f"the container ended with exit code {self.exited.result()} before it served")
+        self._connections = Connections(self._address.result())
         self._session = aiohttp.ClientSession(
             self._address.result(),
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
@@ -177,6 +179,8 @@ class Container:
         """End the container and whatever its workers started: SIGTERM, SIGKILL after `grace_s`, then by its mark."""
         if self._session is not None:
             await self._session.close()
+        if self._connections is not None:
+            self._connections.close()
         if not self.exited.done() and grace_s > 0:
             self._process.terminate()
             await asyncio.wait({self.exited}, timeout=grace_s)
@@ -196,7 +200,7 @@ class Container:
         limit = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(method, path, timeout=limit, **options) as response:
-                return Reply(response.status, response.headers, await response.read())
+                return Reply(response.status, _lower(response), await response.read())
         except aiohttp.ClientConnectorError as error:
             raise ContainerGone(f"the container refuses connections: {error}", is_sent=False) from error
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
@@ -247,11 +251,15 @@ class Container:
 
     async def invoke(self, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """POST a call to `/models/{id}/invoke`, or `/invocations` of a single model. Has no time limit of its own."""
-        return await self._ask("POST", path, headers=headers, data=body)
+        assert self._connections is not None
+        try:
+            return Reply(*await self._connections.post(path, headers, body))
+        except Broken as error:
+            raise ContainerGone(f"the container broke the connection: {error}", is_sent=error.is_sent) from error
 
     async def invoke_stream(
         self, path: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, CIMultiDictProxy[str], AsyncGenerator[bytes, None]]:
+    ) -> tuple[int, Mapping[str, str], AsyncGenerator[bytes, None]]:
         """As `invoke`, with the body as it arrives. The iterator must be read to its end or closed (`aclose`)."""
         assert self._session is not None
         try:
@@ -271,4 +279,8 @@ class Container:
             finally:
                 response.close()
 
-        return response.status, response.headers, pieces()
+        return response.status, _lower(response), pieces()
+
+
+def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}

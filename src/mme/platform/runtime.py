@@ -293,9 +293,9 @@ class _Call:
 
     def answer_headers(self, answered: Mapping[str, str]) -> dict[str, str]:
         headers = {_VARIANT: self.variant.plan.name}
-        if (content_type := answered.get("Content-Type")) is not None:
+        if (content_type := answered.get("content-type")) is not None:
             headers["Content-Type"] = content_type
-        if (attributes := answered.get(_CUSTOM_ATTRIBUTES)) is not None:
+        if (attributes := answered.get(_CUSTOM_ATTRIBUTES.lower())) is not None:
             headers[_CUSTOM_ATTRIBUTES] = attributes
         if (inference_id := self.headers.get("X-Amzn-SageMaker-Inference-Id")) is not None:
             headers[_INFERENCE_ID] = inference_id
