@@ -205,6 +205,12 @@ async def test_containers_end_with_the_platform_however_it_ends(rig: Any) -> Non
     assert process_ids(rig) == []
 
 
+async def test_instances_that_are_being_taken_away_end_with_the_platform_too(rig: Any) -> None:
+    async with rig.up(rig.plan(instance_count=2)):
+        await rig.hosting.rescale("shop", {"AllTraffic": (None, 1)})
+    assert process_ids(rig) == []
+
+
 async def test_a_container_kind_that_does_not_exist_is_refused_by_name(rig: Any) -> None:
     with pytest.raises(ValueError, match="no container 'podman'; there are: embedded"):
         Hosting(replace(rig.config, container="podman"), rig.store)

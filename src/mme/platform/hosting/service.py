@@ -48,18 +48,21 @@ class Hosting:
         self._changes: dict[str, asyncio.Lock] = {}
         self._numbers: set[tuple[str, str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._is_closing = False
 
     async def start(self) -> None:
         """To be awaited once, in the running loop, before anything else."""
         self._packages = PackageStore(self._store)
         self._publisher.start()
-        self._spawn(self._measure())
+        self._spawn(self._measure(), self._tasks)
 
     async def close(self) -> None:
         """Stop every container and send what is left of metrics and logs."""
+        self._is_closing = True
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._retiring, return_exceptions=True)
         await _all(instance.stop() for endpoint in self._endpoints.values() for instance in endpoint.instances)
         self._collect()
         self._endpoints.clear()
@@ -67,10 +70,10 @@ class Hosting:
         if self._packages is not None:
             await self._packages.close()
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any, tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def endpoint(self, endpoint_name: str) -> Endpoint | None:
         """The endpoint if it is deployed."""
@@ -92,7 +95,7 @@ class Hosting:
             old = self._endpoints.get(plan.name)
             self._endpoints[plan.name] = Endpoint(plan.name, variants)
             if old is not None:
-                self._spawn(self._retire(plan.name, old.instances))
+                self._spawn(self._retire(plan.name, old.instances), self._retiring)
 
     async def rescale(self, endpoint_name: str, desired: Mapping[str, tuple[float | None, int | None]]) -> None:
         """Give variants another weight, another number of instances, or both; None leaves it as it is.
@@ -123,7 +126,7 @@ class Hosting:
                 changed[name] = Variant(plan, old.meter, (*kept, *added), replicate=self._replicate)
             self._endpoints[endpoint_name] = Endpoint(endpoint_name, endpoint.variants | changed)
             if leaving:
-                self._spawn(self._retire(endpoint_name, leaving))
+                self._spawn(self._retire(endpoint_name, leaving), self._retiring)
 
     async def remove(self, endpoint_name: str) -> None:
         """Take an endpoint down, with its instances' disks. Calls under way get the error of a container that went."""
@@ -220,8 +223,9 @@ class Hosting:
 
     async def _retire(self, endpoint_name: str, instances: list[Instance]) -> None:
         """Stop instances that get no new calls when the ones under way are done, at the latest when those time out."""
-        deadline = asyncio.get_running_loop().time() + self.config.invoke_timeout_s
-        while any(instance.in_flight for instance in instances) and asyncio.get_running_loop().time() < deadline:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.invoke_timeout_s
+        while any(one.in_flight for one in instances) and loop.time() < deadline and not self._is_closing:
             await asyncio.sleep(0.05)
         await self._discard(endpoint_name, instances)
 
