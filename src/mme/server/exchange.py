@@ -41,7 +41,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "method", "target", "headers", "body", "request_id", "keep_alive", "chunkable", "is_waiting", "on_gone", "on_flow", "_wire",
+        "method", "target", "headers", "body", "request_id", "keep_alive", "chunkable", "is_waiting", "on_gone",
+        "on_flow", "_wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, method: str, target: bytes, headers: list[tuple[str, str]], body: bytes) -> None:
