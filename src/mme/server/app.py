@@ -214,18 +214,18 @@ class App:
     def _register(self, exchange: Exchange, query: Mapping[str, str]) -> None:
         headers = {name.lower(): value for name, value in exchange.headers}
         if headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-            request = _load_request(_json_object(exchange.body))
+            arguments = _json_object(exchange.body)
         else:
-            request = _load_request(_query_arguments(query))
+            arguments = _query_arguments(query)
+        request = _load_request(arguments, headers.get(_TARGET_MODEL, ""))
         if request.synchronous:
-            self._later(exchange, self._load(exchange, request, headers.get(_TARGET_MODEL, "")))
+            self._later(exchange, self._load(exchange, request))
         else:
-            self.registry.begin_load(request).target_model = headers.get(_TARGET_MODEL, "")
+            self.registry.begin_load(request)
             exchange.answer_json(202, java_json({"status": f'Model "{request.name}" registration scheduled.'}))
 
-    async def _load(self, exchange: Exchange, request: LoadRequest, target_model: str) -> None:
-        model = await self.registry.load(request)
-        model.target_model = target_model
+    async def _load(self, exchange: Exchange, request: LoadRequest) -> None:
+        await self.registry.load(request)
         exchange.answer_json(200, java_json({"status": f'Model "{request.name}" registered.'}))
 
 
@@ -255,7 +255,7 @@ def _query_arguments(query: Mapping[str, str]) -> dict[str, Any]:
     return arguments
 
 
-def _load_request(arguments: Mapping[str, Any]) -> LoadRequest:
+def _load_request(arguments: Mapping[str, Any], target_model: str) -> LoadRequest:
     numbers = {field: _argument(arguments[key]) for key, field in _NUMBERS.items() if arguments.get(key) is not None}
     synchronous = arguments.get("synchronous", True)
     return LoadRequest(
@@ -263,6 +263,7 @@ def _load_request(arguments: Mapping[str, Any]) -> LoadRequest:
         url=arguments["url"],
         version=_text(arguments.get("model_version")),
         engine=_text(arguments.get("engine")),
+        target_model=target_model,
         synchronous=str(synchronous).lower() == "true",
         **numbers,
     )

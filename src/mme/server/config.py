@@ -72,7 +72,7 @@ class ContainerConfig:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """The arguments of `POST /models`; None leaves the choice to serving.properties."""
+    """The arguments of `POST /models`; None leaves the choice to serving.properties. `target_model` is for the log."""
 
     name: str
     url: str
@@ -84,6 +84,7 @@ class LoadRequest:
     max_batch_delay_ms: int | None = None
     min_workers: int | None = None
     max_workers: int | None = None
+    target_model: str = ""
     synchronous: bool = True
 
 

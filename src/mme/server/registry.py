@@ -31,7 +31,7 @@ class Model:
     def __init__(self, request: LoadRequest, is_startup: bool) -> None:
         self.request = request
         self.is_startup = is_startup
-        self.target_model = ""
+        self.target_model = request.target_model
         self.config: ModelConfig | None = None
         self.pool: Pool | None = None
         self.is_ready = False
