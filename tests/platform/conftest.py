@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import os
@@ -15,19 +16,24 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import botocore.session
 import pytest
+from botocore.config import Config
 
+from mme.platform import launch
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.containers import ContainerKind, ContainerSpec
 from mme.platform.errors import ModelError
 from mme.platform.hosting import EndpointPlan, Hosting, Instance, VariantPlan
+from mme.platform.launch import Running
 from mme.platform.runtime import InvokeAnswer, Runtime, StreamAnswer
+from mme.settings import Settings
 
 STAND_IN = Path(__file__).with_name("stand_in_container.py")
 BUCKET = "packages"
@@ -234,3 +240,53 @@ def package(files: dict[str, str]) -> bytes:
 @pytest.fixture
 def rig(tmp_path: Path, object_store: ObjectStore, request: pytest.FixtureRequest) -> Rig:
     return Rig(tmp_path, object_store, request.node.name.replace("[", "-").replace("]", ""))
+
+
+@contextlib.contextmanager
+def platform_in(home: Path, **settings: Any) -> Iterator[Running]:
+    """A real platform over a home, stopped with everything of its own afterwards."""
+    try:
+        yield launch.up(Settings(home=home, **settings))
+    finally:
+        launch.down(home)
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The platform that tests share; each uses names of its own."""
+    with platform_in(tmp_path_factory.mktemp("home")) as running_platform:
+        yield running_platform
+
+
+Clients = Callable[..., Any]
+
+
+def clients_of(there: Running, stack: contextlib.ExitStack) -> Clients:
+    """Makes boto3 clients of a platform, by service, that are closed with the stack."""
+    session = boto3.Session(there.access_key, there.secret_key, region_name=there.region)
+
+    def client(service: str, **config: Any) -> Any:
+        options = Config(retries={"total_max_attempts": 1}, **config)
+        made = session.client(service, endpoint_url=there.url, config=options)
+        stack.callback(made.close)
+        return made
+
+    return client
+
+
+@pytest.fixture(scope="session")
+def client(platform: Running) -> Iterator[Clients]:
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(clients_of(platform, stack))
+
+
+@pytest.fixture(scope="session")
+def start_platform() -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    return platform_in
+
+
+@pytest.fixture(scope="session")
+def connect() -> Iterator[Callable[[Running], Clients]]:
+    """For a platform of a test's own: its clients by service."""
+    with contextlib.ExitStack() as stack:
+        yield lambda there: clients_of(there, stack)

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 INVOKE_LIMIT_BYTES = 6_291_456  # botocore's shape BodyBlob of sagemaker-runtime
 CONTROL_LIMIT_BYTES = 4 << 20  # no request of the control plane comes near it
+DISCARD_LIMIT_BYTES = 64 << 20  # of the body of a refused request; beyond it, closing the connection costs less
 CONFIGURATION_LIMIT_BYTES = 1 << 20  # a call to moto that is kept; policies, the largest, have 20 KB
 
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/]+/([^/,\s]+)/aws4_request")
@@ -125,6 +126,11 @@ class Gateway:
             log.exception("request %s: %s %s", request_id, request.method, request.path)
             failed = InternalFailure(f"the platform failed: {error!r}; its log has the details")
         status, headers, body = protocols.failure(failed, protocol, request_id)
+        try:
+            if not await request.discard(DISCARD_LIMIT_BYTES):
+                headers.append((b"connection", b"close"))
+        except proxy.ClientGone:
+            return
         await _send(send, status, headers, b"" if request.method == "HEAD" else body)
 
     async def _route(self, service: str, request: Request, request_id: str, send: Send) -> None:

@@ -130,12 +130,12 @@ def _place(region: str) -> bytes:
 
 
 def new_seed(service: str, body: bytes) -> str:
-    """A seed for a call whose answer holds what moto makes up and people keep: the keys of a user; else ""."""
-    return secrets.token_hex(8) if service == "iam" and b"Action=CreateAccessKey" in body else ""
+    """A seed for a call whose answer holds what moto makes up and people keep, such as a user's keys; else ""."""
+    return str(secrets.randbits(64)) if service == "iam" and b"Action=Create" in body else ""
 
 
 async def seed_moto(session: aiohttp.ClientSession, moto_url: str, seed: str) -> None:
     """Make what moto makes up next the same as the last time with this seed."""
     if seed:
-        async with session.post(f"{moto_url}/moto-api/seed?a={seed}"):
-            pass
+        async with session.post(f"{moto_url}/moto-api/seed?a={seed}") as answer:
+            answer.raise_for_status()

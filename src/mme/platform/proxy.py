@@ -32,15 +32,17 @@ class UpstreamGone(Exception):
     """The process behind the gateway does not answer; nothing has been sent to the caller yet."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """An HTTP request as it came: the path percent-encoded, header names in lower case."""
+    """An HTTP request as it came: the path percent-encoded, header names in lower case. Its body is read once."""
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
     receive: Receive
+    has_begun: bool = False
+    has_ended: bool = False
 
     @property
     def target(self) -> str:
@@ -48,14 +50,15 @@ class Request:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises ClientGone when it ends early."""
-        more = True
-        while more:
+        self.has_begun = True
+        while not self.has_ended:
             message = await self.receive()
             if message["type"] == "http.disconnect":
+                self.has_ended = True
                 raise ClientGone
+            self.has_ended = not message.get("more_body", False)
             if message.get("body"):
                 yield message["body"]
-            more = message.get("more_body", False)
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body; raises BodyTooLarge before more than the limit is kept."""
@@ -68,6 +71,21 @@ class Request:
             if len(whole) > limit_bytes:
                 raise BodyTooLarge
         return bytes(whole)
+
+    async def discard(self, limit_bytes: int) -> bool:
+        """Read what is left of the body, so that the next request on the connection begins where this one ends.
+
+        Returns whether it does. Where the client waits for 100 Continue, it will not send the body anyhow.
+        """
+        if not self.has_body or self.has_ended:
+            return True
+        if "expect" in self.headers and not self.has_begun:
+            return False
+        async for piece in self.pieces():
+            limit_bytes -= len(piece)
+            if limit_bytes < 0:
+                return False
+        return True
 
     @property
     def has_body(self) -> bool:

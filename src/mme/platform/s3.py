@@ -45,18 +45,21 @@ _LISTING = {"prefix", "delimiter", "max-keys", "encoding-type"}
 _LISTING_1 = _LISTING | {"marker"}
 _LISTING_2 = _LISTING | {"list-type", "continuation-token", "start-after", "fetch-owner"}
 
-# (method, whether there is a key) -> the sets of query names, of which one must hold all that the call has.
-_OBJECT_CALLS: dict[tuple[str, bool], tuple[set[str], ...]] = {
-    ("GET", False): (_LISTING_2, _LISTING_1),
+# (method, whether there is a key) -> the sets of query names that the store understands, each exactly ...
+_EXACT_CALLS: dict[tuple[str, bool], tuple[set[str], ...]] = {
     ("HEAD", False): (set(),),
     ("PUT", False): (set(),),
     ("DELETE", False): (set(),),
     ("POST", False): ({"delete"},),
-    ("GET", True): (_RESPONSE_HEADERS,),
     ("HEAD", True): (set(),),
     ("PUT", True): (set(), {"partNumber", "uploadId"}),
     ("DELETE", True): (set(), {"uploadId"}),
     ("POST", True): ({"uploads"}, {"uploadId"}),
+}
+# ... or as far as they are given.
+_READING_CALLS: dict[tuple[str, bool], tuple[set[str], ...]] = {
+    ("GET", False): (_LISTING_2, _LISTING_1),
+    ("GET", True): (_RESPONSE_HEADERS,),
 }
 
 # Headers that ask for what the store would not do, and the name under which a refusal speaks of them.
@@ -115,7 +118,8 @@ def place(one: Call) -> Place:
         for name in sorted(query):
             if one.method in _BUCKET_CONFIGURATION.get(name, "").split():
                 return "bucket"
-    if not any(query <= allowed for allowed in _OBJECT_CALLS.get((one.method, bool(one.key)), ())):
+    kind = (one.method, bool(one.key))
+    if query not in _EXACT_CALLS.get(kind, ()) and not any(query <= names for names in _READING_CALLS.get(kind, ())):
         raise _refusal(one, query)
     if one.query.get("delimiter", "/") not in ("", "/"):
         raise NotImplementedHere(f"the local S3 lists by the delimiter '/' only, not by {one.query['delimiter']!r}")

@@ -1,0 +1,260 @@
+"""S3 through the gateway, as boto3 uses it: right, or refused by name; an object's bytes are always those put."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+
+from mme.platform import s3
+from mme.platform.launch import Running
+
+BUCKET = "objects-of-tests"
+BYTES = b"the bytes of the object"
+
+
+@pytest.fixture(scope="module")
+def bucket(client: Any) -> Any:
+    """A client of S3, and a bucket with an object `kept` whose bytes are BYTES."""
+    made = client("s3")
+    made.create_bucket(Bucket=BUCKET)
+    return made
+
+
+@pytest.fixture
+def kept(bucket: Any) -> Any:
+    bucket.put_object(Bucket=BUCKET, Key="kept", Body=BYTES)
+    return bucket
+
+
+def code_of(call: Callable[[], Any]) -> str:
+    with pytest.raises(ClientError) as refused:
+        call()
+    return str(refused.value.response["Error"]["Code"])
+
+
+@pytest.mark.parametrize(
+    "key", ["plain", "a/b/c.tar.gz", "with space", "größe/大.txt", "a+b=c&d;e?f#g%20h", "it's (1)!"]
+)
+def test_an_object_is_found_under_its_key_and_listed_by_it(bucket: Any, key: str) -> None:
+    bucket.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
+    assert bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read() == key.encode()
+    assert key in [one["Key"] for one in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert key in [one["Key"] for one in bucket.list_objects(Bucket=BUCKET)["Contents"]]
+    bucket.delete_object(Bucket=BUCKET, Key=key)
+    assert code_of(lambda: bucket.head_object(Bucket=BUCKET, Key=key)) == "404"
+
+
+def test_a_package_in_parts_arrives_whole(bucket: Any, tmp_path: Path) -> None:
+    sent, came = tmp_path / "sent", tmp_path / "came"
+    sent.write_bytes(os.urandom(21 << 20))
+    parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
+    bucket.upload_file(str(sent), BUCKET, "parts", Config=parts)
+    bucket.download_file(BUCKET, "parts", str(came), Config=parts)
+    assert hashlib.sha256(came.read_bytes()).digest() == hashlib.sha256(sent.read_bytes()).digest()
+    assert bucket.get_object(Bucket=BUCKET, Key="parts", Range="bytes=7-9")["Body"].read() == sent.read_bytes()[7:10]
+
+
+def test_a_transfer_given_up_leaves_nothing(bucket: Any) -> None:
+    upload = bucket.create_multipart_upload(Bucket=BUCKET, Key="given-up")["UploadId"]
+    bucket.upload_part(Bucket=BUCKET, Key="given-up", UploadId=upload, PartNumber=1, Body=b"x" * (5 << 20))
+    bucket.abort_multipart_upload(Bucket=BUCKET, Key="given-up", UploadId=upload)
+    assert code_of(lambda: bucket.head_object(Bucket=BUCKET, Key="given-up")) == "404"
+
+
+def test_metadata_and_type_come_back_as_they_were_put(bucket: Any) -> None:
+    bucket.put_object(Bucket=BUCKET, Key="described", Body=b"", Metadata={"team-name": "a b"}, ContentType="text/csv")
+    said = bucket.head_object(Bucket=BUCKET, Key="described")
+    assert said["Metadata"] == {"team-name": "a b"}
+    assert said["ContentType"] == "text/csv"
+
+
+def test_pages_of_a_listing_hold_each_key_once(bucket: Any) -> None:
+    keys = [f"pages/{number:02}" for number in range(25)]
+    for key in keys:
+        bucket.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    pages = bucket.get_paginator("list_objects_v2").paginate(
+        Bucket=BUCKET, Prefix="pages/", PaginationConfig={"PageSize": 10}
+    )
+    assert [one["Key"] for page in pages for one in page["Contents"]] == keys
+    folders = bucket.list_objects_v2(Bucket=BUCKET, Delimiter="/", Prefix="pag")["CommonPrefixes"]
+    assert folders == [{"Prefix": "pages/"}]
+    deleted = bucket.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key} for key in keys]})["Deleted"]
+    assert sorted(one["Key"] for one in deleted) == keys
+
+
+def test_a_copy_has_the_bytes_of_its_source(kept: Any) -> None:
+    kept.copy_object(Bucket=BUCKET, Key="copy", CopySource={"Bucket": BUCKET, "Key": "kept"})
+    assert kept.get_object(Bucket=BUCKET, Key="copy")["Body"].read() == BYTES
+
+
+def test_a_bucket_that_is_not_empty_stays(kept: Any) -> None:
+    assert code_of(lambda: kept.delete_bucket(Bucket=BUCKET)) == "BucketNotEmpty"
+    assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES
+
+
+def test_a_bucket_comes_and_goes_in_both_places(bucket: Any) -> None:
+    bucket.create_bucket(Bucket="comes-and-goes")
+    bucket.create_bucket(Bucket="comes-and-goes")  # one's own bucket again is no error in us-east-1
+    bucket.put_bucket_tagging(Bucket="comes-and-goes", Tagging={"TagSet": [{"Key": "a", "Value": "b"}]})
+    assert "comes-and-goes" in [one["Name"] for one in bucket.list_buckets()["Buckets"]]
+    bucket.delete_bucket(Bucket="comes-and-goes")
+    assert code_of(lambda: bucket.head_bucket(Bucket="comes-and-goes")) == "404"
+    assert code_of(lambda: bucket.get_bucket_tagging(Bucket="comes-and-goes")) == "NoSuchBucket"
+    assert code_of(lambda: bucket.put_object(Bucket="comes-and-goes", Key="a", Body=b"")) == "NoSuchBucket"
+
+
+def test_the_configuration_of_a_bucket_is_kept(bucket: Any) -> None:
+    bucket.put_public_access_block(Bucket=BUCKET, PublicAccessBlockConfiguration={"BlockPublicAcls": True})
+    answer = bucket.get_public_access_block(Bucket=BUCKET)
+    assert answer["PublicAccessBlockConfiguration"]["BlockPublicAcls"]
+    assert bucket.get_bucket_location(Bucket=BUCKET)["LocationConstraint"] is None
+    assert "Status" not in bucket.get_bucket_versioning(Bucket=BUCKET)
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("put_object_tagging", {"Tagging": {"TagSet": [{"Key": "a", "Value": "b"}]}}),
+        ("get_object_tagging", {}),
+        ("delete_object_tagging", {}),
+        ("put_object_acl", {"ACL": "private"}),
+        ("get_object_acl", {}),
+        ("get_object_attributes", {"ObjectAttributes": ["ETag"]}),
+        ("put_object", {"Body": b"other", "IfNoneMatch": "*"}),
+        ("put_object", {"Body": b"other", "IfMatch": "abc"}),
+        ("put_object", {"Body": b"other", "Tagging": "a=b"}),
+        ("delete_object", {"IfMatch": "abc"}),
+        ("delete_object", {"VersionId": "1"}),
+        ("get_object", {"VersionId": "1"}),
+        (
+            "select_object_content",
+            {"ExpressionType": "SQL", "Expression": "x", "InputSerialization": {}, "OutputSerialization": {}},
+        ),
+        ("restore_object", {}),
+        ("copy_object", {"CopySource": {"Bucket": BUCKET, "Key": "kept"}, "CopySourceIfMatch": "abc"}),
+    ],
+)
+def test_what_the_store_would_get_wrong_is_refused_and_changes_nothing(
+    kept: Any, operation: str, arguments: dict[str, Any]
+) -> None:
+    assert code_of(lambda: getattr(kept, operation)(Bucket=BUCKET, Key="kept", **arguments)) == "NotImplemented"
+    assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES
+
+
+def test_a_refusal_names_what_is_not_supported(kept: Any) -> None:
+    with pytest.raises(
+        ClientError, match=r"does not support a conditional write \(If-None-Match\); leave if-none-match out"
+    ):
+        kept.put_object(Bucket=BUCKET, Key="kept", Body=b"other", IfNoneMatch="*")
+
+
+@pytest.mark.parametrize(
+    "operation", ["put_bucket_versioning", "put_bucket_replication", "put_object_lock_configuration"]
+)
+def test_configuration_that_the_store_would_not_heed_is_refused(bucket: Any, operation: str) -> None:
+    arguments: dict[str, Any] = {
+        "put_bucket_versioning": {"VersioningConfiguration": {"Status": "Enabled"}},
+        "put_bucket_replication": {"ReplicationConfiguration": {"Role": "r", "Rules": []}},
+        "put_object_lock_configuration": {},
+    }[operation]
+    assert code_of(lambda: getattr(bucket, operation)(Bucket=BUCKET, **arguments)) == "NotImplemented"
+
+
+def test_a_bucket_of_another_account_is_not_ours(bucket: Any) -> None:
+    assert code_of(lambda: bucket.head_bucket(Bucket=BUCKET, ExpectedBucketOwner="000000000001")) == "403"
+    bucket.head_bucket(Bucket=BUCKET, ExpectedBucketOwner="000000000000")
+
+
+def test_after_a_refused_upload_the_connection_serves_the_next_call(kept: Any) -> None:
+    for _ in range(3):
+        for body in (b"small", b"x" * (3 << 20)):
+            assert code_of(lambda body=body: kept.put_object(Bucket=BUCKET, Key="kept", Body=body, IfMatch="a"))
+            assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES
+
+
+def test_a_signed_address_needs_no_keys(kept: Any, client: Any) -> None:
+    signed = client("s3", signature_version="s3v4").generate_presigned_url(
+        "get_object", Params={"Bucket": BUCKET, "Key": "kept"}
+    )
+    with urlopen(signed) as answer:
+        assert answer.read() == BYTES
+
+
+def test_a_body_is_asked_for_before_it_is_sent(platform: Running, bucket: Any) -> None:
+    """A client that waits for 100 Continue, as boto3 does for PutObject, gets it."""
+    address = bucket.generate_presigned_url("put_object", Params={"Bucket": BUCKET, "Key": "asked"})
+    host, _, target = address.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    try:
+        connection.putrequest("PUT", f"/{target}")
+        connection.putheader("Expect", "100-continue")
+        connection.putheader("Content-Length", "5")
+        connection.endheaders()
+        first = connection.sock.recv(1024)
+        assert first.startswith(b"HTTP/1.1 100 Continue")
+        connection.send(b"bytes")
+        assert connection.getresponse().status in (200, 400)
+    finally:
+        connection.close()
+
+
+def test_an_upload_that_breaks_off_leaves_the_object_as_it_was(platform: Running, kept: Any, client: Any) -> None:
+    address = client("s3", signature_version="s3v4").generate_presigned_url(
+        "put_object", Params={"Bucket": BUCKET, "Key": "kept"}
+    )
+    host, _, target = address.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    connection.putrequest("PUT", f"/{target}")
+    connection.putheader("Content-Length", "1000000")
+    connection.endheaders(b"half of it")
+    connection.close()
+    assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "place"),
+    [
+        ("GET", "/", "", "objects"),
+        ("PUT", "/b", "", "both"),
+        ("PUT", "/b/", "", "both"),
+        ("DELETE", "/b", "", "both"),
+        ("GET", "/b", "list-type=2&prefix=a", "objects"),
+        ("PUT", "/b", "policy", "bucket"),
+        ("PUT", "/b", "tagging=", "bucket"),
+        ("PUT", "/b/k", "partNumber=1&uploadId=u", "objects"),
+        ("POST", "/b/k", "uploads", "objects"),
+        ("GET", "/b/k", "X-Amz-Signature=s&X-Amz-Expires=9&x-id=GetObject", "objects"),
+        ("GET", "/b/k", "AWSAccessKeyId=a&Signature=s&Expires=9", "objects"),
+    ],
+)
+def test_a_call_goes_where_it_is_done_right(method: str, path: str, query: str, place: str) -> None:
+    assert s3.place(s3.call(method, path, query, {})) == place
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [
+        ("PUT", "/b/k", "tagging"),
+        ("PUT", "/b/k", "acl&uploadId=u"),
+        ("PUT", "/b/k", "somethingNew"),
+        ("POST", "/b", ""),
+        ("POST", "/b/k", ""),
+        ("OPTIONS", "/b/k", ""),
+        ("GET", "/b", "versions"),
+        ("GET", "/b", "uploads"),
+        ("DELETE", "/", ""),
+        ("PUT", "/b", "policy2"),
+    ],
+)
+def test_what_is_not_known_to_be_right_goes_nowhere(method: str, path: str, query: str) -> None:
+    with pytest.raises(s3.NotImplementedHere, match=f"the local S3 does not support {method} of "):
+        s3.place(s3.call(method, path, query, {}))
