@@ -171,7 +171,7 @@ def object_service(home: Path, access_key: str, secret_key: str) -> Service:
             "--config=",  # nobody's remotes
             f"--addr=127.0.0.1:{port}",
             "--vfs-cache-mode=off",
-            "--dir-cache-time=0",  # a file put into the folder by hand is seen at once
+            "--dir-cache-time=1s",  # a file put into the folder by hand is seen soon; 0 makes rclone spin after a PUT
             "--log-level=NOTICE",
             str(objects),
         ]
