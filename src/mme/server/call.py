@@ -103,7 +103,6 @@ class Call:
         self._exchange.piece(body)
 
     def end(self, complete: bool = True) -> None:
-        self._exchange.on_flow = None
         self._exchange.end(complete)
 
     def failed(self, error: ServerError) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import itertools
+import random
 import re
+import uuid
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Protocol
@@ -20,6 +22,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset(("content-length", "transfer-encoding", "connection", "keep-alive", "x-request-id"))
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}
 _JSON = (("content-type", "application/json"),)
+
+# A request's id has the form of DJL's UUIDs; a random start for each container, and a count.
+_ID_START = str(uuid.uuid4())[:24]
+_id_ends = itertools.count(random.getrandbits(47))
 
 Headers = Iterable[tuple[str, str]]
 
@@ -50,8 +56,7 @@ class Exchange:
         self.target = target
         self.headers = headers
         self.body = body
-        unique = os.urandom(16).hex()
-        self.request_id = f"{unique[:8]}-{unique[8:12]}-4{unique[13:16]}-a{unique[17:20]}-{unique[20:]}"
+        self.request_id = f"{_ID_START}{next(_id_ends):012x}"
         self.keep_alive = True
         self.chunkable = True
         self.is_waiting = False
@@ -62,6 +67,7 @@ class Exchange:
     def answer(self, code: int, body: bytes = b"", headers: Headers = (), reason: str | None = None) -> None:
         """The whole answer. What can't stand in a header or a reason phrase is made harmless."""
         wire, self._wire = self._wire, None
+        self.on_gone = self.on_flow = None
         if wire is not None:
             has_body = code != HTTPStatus.NO_CONTENT
             head = self._head(code, reason, headers, f"content-length: {len(body)}\r\n" if has_body else "")
@@ -92,6 +98,7 @@ class Exchange:
     def end(self, complete: bool = True) -> None:
         """The last piece has been given. An incomplete body is cut off, so that the client can tell."""
         wire, self._wire = self._wire, None
+        self.on_gone = self.on_flow = None
         if wire is not None and complete:
             wire.finish(self, b"0\r\n\r\n" if self.chunkable and self.method != "HEAD" else b"", b"")
         elif wire is not None:
@@ -99,8 +106,9 @@ class Exchange:
 
     def gone(self) -> None:
         self._wire = None
-        if self.on_gone is not None:
-            self.on_gone()
+        on_gone, self.on_gone, self.on_flow = self.on_gone, None, None
+        if on_gone is not None:
+            on_gone()
 
     def _head(self, code: int, reason: str | None, headers: Headers, framing: str) -> bytes:
         if code >= 400:

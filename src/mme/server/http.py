@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from math import inf
 from typing import cast
 
 import httptools
@@ -29,6 +28,7 @@ IDLE_TIMEOUT_S = 300.0  # between requests
 WRITE_TIMEOUT_S = 60.0  # for a client that doesn't take its answer
 _LINGER_S = 2.0  # what a client still sends after a final answer is dropped for so long, or a reset would cost it that
 
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # These two are netty's own: without a body, and the connection stays.
 _TOO_LARGE = b"HTTP/1.1 413 Request Entity Too Large\r\ncontent-length: 0\r\n\r\n"
@@ -78,7 +78,7 @@ class Server:
 
     def _tick(self) -> None:
         now = self._loop.time()
-        for connection in [each for each in self.connections if each.deadline < now]:
+        for connection in [each for each in self.connections if each.is_late(now)]:
             connection.timed_out()
         self._clock = self._loop.call_later(1, self._tick) if self.connections else None
 
@@ -95,7 +95,6 @@ class Connection(asyncio.Protocol):
     _is_dropped: bool
 
     def __init__(self, server: Server) -> None:
-        self.deadline = inf
         self._server = server
         self._now = asyncio.get_running_loop().time
         self._transport: asyncio.Transport | None = None
@@ -108,7 +107,8 @@ class Connection(asyncio.Protocol):
         self._is_flowing = True  # the client takes what is written
         self._is_reading = True
         self._owes_continue = False
-        self._began = 0.0
+        self._is_lingering = False
+        self._began = self._touched = 0.0  # when the message began, and when something last happened
         self._reset()
 
     @property
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self._set_deadline()
+        self._touched = self._now()
         self._server.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,18 +137,19 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_flowing = False
-        self._set_deadline()
+        self._touched = self._now()
         self._flow()
 
     def resume_writing(self) -> None:
         self._is_flowing = True
-        self._set_deadline()
+        self._touched = self._now()
         self._flow()
         self._next()
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
+        self._touched = self._now()
         if self._is_in_message:
             self._raw_bytes += len(data)
         left: bytes | memoryview = data
@@ -168,8 +169,6 @@ class Connection(asyncio.Protocol):
                 self._refuse(BadRequest("Invalid HTTP message."))
             elif self._raw_bytes > _MAX_RAW_BYTES:
                 self.abort()
-            elif self._has_head:
-                self._set_deadline()
 
     # What the parser calls; an exception makes it a bad request
 
@@ -177,8 +176,7 @@ class Connection(asyncio.Protocol):
         if self._has_head:
             return
         self._is_in_message = True
-        self._began = self._now()
-        self._set_deadline()
+        self._began = self._touched
 
     def on_url(self, url: bytes) -> None:
         if self._has_head:
@@ -194,17 +192,17 @@ class Connection(asyncio.Protocol):
         if self._has_head:
             return  # a trailer
         lower = name.lower()
-        if lower == b"content-length":
+        if lower not in _FRAMING:
+            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        elif lower == b"content-length":
             self._has_length = True
             self._is_dropped = int(value) > MAX_BODY_BYTES
             self._framing = b"content-length: " + value
+            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
         elif lower == b"expect":
             self._expectation = value.lower()
-            return
-        elif lower == b"transfer-encoding":
+        else:
             self._framing = b"transfer-encoding: " + value
-            return
-        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         if self._has_head:
@@ -249,7 +247,6 @@ class Connection(asyncio.Protocol):
             self._enqueue(exchange, None)
         else:
             self._reset()
-        self._set_deadline()
 
     # What an exchange calls
 
@@ -270,12 +267,26 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             self._close()
         else:
-            self._set_deadline()
-            self._next()
+            self._touched = self._now()
+            if self._waiting or self._owes_continue or not self._is_reading:
+                self._next()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def is_late(self, now: float) -> bool:
+        """Has the client let too much time pass? One that waits for its answer hasn't."""
+        if self._is_lingering:
+            return now > self._touched + _LINGER_S
+        if not self._is_flowing:
+            return now > self._touched + WRITE_TIMEOUT_S
+        if self.is_busy:
+            return False
+        if not self._is_in_message:
+            return now > self._touched + IDLE_TIMEOUT_S
+        since = self._touched if self._has_head else self._began
+        return now > since + READ_TIMEOUT_S or now > self._began + BODY_TIMEOUT_S
 
     def timed_out(self) -> None:
         """The client stalls: in the midst of its request it is told so, else it is left."""
@@ -298,18 +309,6 @@ class Connection(asyncio.Protocol):
         framing, self._upgrade_body = self._upgrade_body, b""
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
-
-    def _set_deadline(self) -> None:
-        if not self._is_flowing:
-            self.deadline = self._now() + WRITE_TIMEOUT_S
-        elif self.is_busy:
-            self.deadline = inf
-        elif not self._is_in_message:
-            self.deadline = self._now() + IDLE_TIMEOUT_S
-        elif not self._has_head:
-            self.deadline = self._began + READ_TIMEOUT_S
-        else:
-            self.deadline = min(self._now() + READ_TIMEOUT_S, self._began + BODY_TIMEOUT_S)
 
     def _enqueue(self, exchange: Exchange, prepared: bytes | None) -> None:
         if self._current is None and self._is_flowing and not self._waiting:
@@ -372,7 +371,8 @@ class Connection(asyncio.Protocol):
             return
         if (self._is_closing or self._is_in_message) and not self._has_ended:
             self._is_closing = True
-            self.deadline = self._now() + _LINGER_S
+            self._is_lingering = True
+            self._touched = self._now()
             if not self._is_reading:
                 transport.resume_reading()
             transport.write_eof()
