@@ -211,7 +211,7 @@ class Nursery:
         return [self._root.pid, *(branch.server.pid for branch in self._branches.values())]
 
     def status(self) -> dict[str, Any]:
-        """The root, the branches with what they hold, and the keys that can't be forked with the reason."""
+        """The root, all that was forked from it, the branches, and the keys that can't be forked with the reason."""
         branches = [
             {
                 "pid": branch.server.pid,
@@ -225,6 +225,7 @@ class Nursery:
             "fork": not self._no_fork,
             "reason": self._no_fork,
             "pid": self._root.pid,
+            "processes": self._family.pids(),
             "branches": branches,
             "building": [sorted(key.imports) for key in self._building],
             "unfit": [{"imports": sorted(key.imports), "reason": reason} for key, reason in self._unfit.items()],
