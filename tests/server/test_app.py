@@ -22,6 +22,7 @@ import os, subprocess
 from djl_python import Output
 def handle(inputs):
     if inputs.is_empty():
+        print("[METRICS]Warm Up.Milliseconds:12.5|#Level:Host|#Host:x,1")
         print("a line\\x1b[31m\\r of the model")
         subprocess.Popen(["sleep", "600"], start_new_session=True)
         return None
@@ -103,7 +104,7 @@ def error(answer: httpx.Response) -> tuple[int, str, str]:
         ("GET", "/models/nope", 404, "ModelNotFoundException"),
         ("GET", "/models/m/all", 404, "ModelNotFoundException"),
         ("PUT", "/models/nope?min_worker=1", 404, "ModelNotFoundException"),
-        ("PUT", "/models/m?min_worker=x", 409, "NumberFormatException"),
+        ("PUT", "/models/m?min_worker=x", 400, "BadRequestException"),
         ("DELETE", "/models/nope", 404, "ModelNotFoundException"),
         ("DELETE", "/models/m/other-version", 404, "ModelNotFoundException"),
         ("POST", "/models/nope/invoke", 404, "ModelNotFoundException"),
@@ -189,6 +190,7 @@ def test_the_metrics_count_what_was_answered(running: Running) -> None:
     running.client.post("/models/m/invoke", content=b"raise")
     text = running.client.get("/metrics").text
     assert 'Response_total{code="424",model="shop/m.tar.gz"}' in text
+    assert 'HandlerMetric{model="shop/m.tar.gz",name="Warm Up",unit="Milliseconds"} 12.5' in text
     assert 'Workers{model="shop/m.tar.gz"} 1.0' in text
 
 

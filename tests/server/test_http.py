@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import uvloop
 
-from mme.server import http
+from mme.server import http, parsing
 from mme.server.errors import JavaFailure
 from mme.server.exchange import Exchange
 
@@ -182,7 +182,7 @@ def test_another_expectation_is_refused_and_the_connection_stays() -> None:
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_over_the_limit_is_413_and_is_not_kept(monkeypatch: pytest.MonkeyPatch, is_chunked: bool) -> None:
-    monkeypatch.setattr(http, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(parsing, "MAX_BODY_BYTES", 1000)
 
     async def talk(peer: Peer) -> None:
         peer.send(post(b"x" * 1000))
@@ -202,8 +202,8 @@ def test_a_body_over_the_limit_is_413_and_is_not_kept(monkeypatch: pytest.Monkey
     "data",
     [
         b"NONSENSE\r\n\r\n",
-        b"GET /" + b"a" * http.MAX_LINE_BYTES + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nA: " + b"a" * http.MAX_HEADER_BYTES + b"\r\n\r\n",
+        b"GET /" + b"a" * parsing.MAX_LINE_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: " + b"a" * parsing.MAX_HEADER_BYTES + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 2000 + b"\r\n",
         b"POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",

@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from mme.processes import sweep
-from mme.server import http
+from mme.server import http, metrics
 from mme.server.app import App
 from mme.server.config import ContainerConfig, LoadRequest
 from mme.server.errors import ServerError
@@ -47,17 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     # Workers carry the container's mark, so that what they start can be found when the container ends.
     mark = os.environ[_MARK] = os.environ.get(_MARK) or uuid.uuid4().hex
     try:
-        uvloop.run(serve(container, arguments.host, arguments.port, arguments.model_store))
-    except OSError as error:
-        log.error("cannot listen on %s:%d: %s", arguments.host, arguments.port, error.strerror)
-        return 1
+        return uvloop.run(serve(container, arguments.host, arguments.port, arguments.model_store))
     finally:
         sweep(_MARK, mark)
-    return 0
 
 
-async def serve(container: ContainerConfig, host: str, port: int, model_store: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises OSError if the port can't be had."""
+async def serve(container: ContainerConfig, host: str, port: int, model_store: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code, which is 1 if the port can't be had."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,10 +68,15 @@ async def serve(container: ContainerConfig, host: str, port: int, model_store: P
         registry.memory.start()
         if model_store is not None:
             await _load_store(registry, model_store)
-        bound = await server.listen(host, port)
+        try:
+            bound = await server.listen(host, port)
+        except OSError as error:
+            log.error("cannot listen on %s:%d: %s; choose another port, or 0 for any", host, port, error.strerror)
+            return 1
         log.info("listening on http://%s:%d", host, bound)
         await stopped.wait()
         log.info("stopping")
+        return 0
     finally:
         await server.close(_DRAIN_S)
         await registry.close()
@@ -102,6 +103,8 @@ async def _load_store(registry: Registry, store: Path) -> None:
 def _log_line(registry: Registry, name: str, stream: str, text: str) -> None:
     """What a model prints, under its target's name and indented after the first line: none can pass for one of ours."""
     model = registry.models.get(name)
+    if model is not None:
+        metrics.note(model, text)
     level = logging.WARNING if stream == "stderr" else logging.INFO
     lines = (re.sub(r"[^\x20-\x7e\t\u00a0-\uffff]", _escaped, line) for line in text.splitlines())
     log.log(level, "[%s] %s", (model and model.target_model) or name, "\n    ".join(lines))

@@ -19,6 +19,7 @@ from mme.server.call import Call
 from mme.server.config import LoadRequest
 from mme.server.errors import (
     BadRequest,
+    InvalidParameter,
     JavaFailure,
     MethodNotAllowed,
     ModelNotFound,
@@ -87,7 +88,7 @@ class App:
         if "%" in path:
             path = unquote_to_bytes(path).decode("utf-8", "replace")
         if path.startswith("/models/") and path.endswith(_INVOKE) and not has_query:
-            self._invoke(exchange, path[8 : -len(_INVOKE)])
+            self._invoke(exchange, path[8 : -len(_INVOKE)].partition("/")[0])
             return
         query = parse_qsl(raw_query.decode("latin-1"), keep_blank_values=True)
         segments = path.rstrip("/").split("/")[1:]
@@ -202,9 +203,12 @@ class App:
             raise ModelNotFound(f"Model or workflow not found: {name}")
 
     async def _scale(self, exchange: Exchange, name: str, query: Mapping[str, str]) -> None:
-        least, most = (_number(query[key]) if key in query else None for key in ("min_worker", "max_worker"))
-        pool = await self.registry.scale(name, least, most)
-        text = f"New Worker configuration min workers:{pool.min_workers} max workers:{pool.max_workers}"
+        try:
+            least, most = (_number(query.get(key, "-1")) for key in ("min_worker", "max_worker"))
+        except NotANumber as error:
+            raise InvalidParameter(str(error)) from None
+        await self.registry.scale(name, None if least < 0 else least, None if most < 0 else most)
+        text = f"New Worker configuration min workers:{least} max workers:{most}"
         exchange.answer_json(200, java_json({"status": f'Workflow "{name}" worker scaled. {text}'}))
 
     async def _unload(self, exchange: Exchange, name: str) -> None:

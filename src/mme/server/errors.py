@@ -4,7 +4,8 @@
     ├── BadRequest 400          ├── ModelNotFound 404       ├── LoadFailed 500
     ├── ResourceNotFound 404    ├── MethodNotAllowed 405    ├── OutOfMemory 507
     ├── Conflict 409            ├── BatchMismatch 400       ├── WorkerFailed 503
-    └── QueueFull 503           └── InvalidValue 409        └── JavaFailure 500
+    ├── NotReady 503            ├── NoWorkers 503           ├── QueueFull 503
+    └── InvalidValue 409        └── InvalidParameter 400    └── JavaFailure 500
 
 The texts and the type names (those of Java's exceptions) are DJL Serving 0.36's, so that what is written
 against it works here; what DJL hides from the caller, such as the traceback of a handler, goes to the log.
@@ -39,6 +40,14 @@ class BadRequest(ServerError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.reason = message
+
+
+class InvalidParameter(BadRequest):
+    """A query parameter that isn't a number; DJL puts its own words into the reason phrase only."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.reason = f"parameter is invalid number.{message}"
 
 
 class ResourceNotFound(ServerError):
@@ -123,6 +132,26 @@ class WorkerFailed(ServerError):
 
     code = 503
     type = "WlmException"
+
+
+class NotReady(ServerError):
+    """The model is still loading, or has failed, and so can't be scaled."""
+
+    code = 503
+    type = "ServiceUnavailableException"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Model or workflow is not ready: {name}")
+
+
+class NoWorkers(ServerError):
+    """The model may have no worker at all."""
+
+    code = 503
+    type = "WlmShutdownException"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"All model workers has been shutdown: {name}")
 
 
 class QueueFull(ServerError):

@@ -1,7 +1,7 @@
-"""Decides how bytes on a connection become requests: HTTP/1.1 on httptools, one at a time, without a task for each.
+"""Decides when a client's requests are handled and when its connection ends; by callbacks, without a task for each.
 
-What DJL Serving's netty does is kept: its limits, its words for what isn't HTTP, and that an answer of 400 or more
-closes the connection. `Connection: close` and HTTP/1.0 are honoured, which netty doesn't.
+An answer of 400 or more closes the connection, as in DJL Serving. `Connection: close` and HTTP/1.0 are honoured, which
+its netty doesn't.
 """
 
 from __future__ import annotations
@@ -11,15 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-import httptools
-
 from mme.server.errors import BadRequest, ServerError
 from mme.server.exchange import Exchange
+from mme.server.parsing import RequestReader
 
-MAX_BODY_BYTES = 64 << 20  # DJL's max_request_size
-MAX_LINE_BYTES = 4096  # netty's maxInitialLineLength
-MAX_HEADER_BYTES = 8192  # netty's maxHeaderSize
-_MAX_RAW_BYTES = 4 * MAX_BODY_BYTES  # what is read and dropped of a request that is too large, framing included
 _MAX_WAITING = 8  # requests read ahead of the answer before them
 _MAX_WAITING_BYTES = 1 << 20
 READ_TIMEOUT_S = 30.0  # for a request's head, and for each pause in its body
@@ -28,11 +23,7 @@ IDLE_TIMEOUT_S = 300.0  # between requests
 WRITE_TIMEOUT_S = 60.0  # for a client that doesn't take its answer
 _LINGER_S = 2.0  # what a client still sends after a final answer is dropped for so long, or a reset would cost it that
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# These two are netty's own: without a body, and the connection stays.
-_TOO_LARGE = b"HTTP/1.1 413 Request Entity Too Large\r\ncontent-length: 0\r\n\r\n"
-_EXPECTATION_FAILED = b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n"
 
 
 class RequestTimeout(ServerError):
@@ -86,19 +77,11 @@ class Server:
 class Connection(asyncio.Protocol):
     """One client: hands its requests on in order, the next when the one before is answered, and writes the answers."""
 
-    _header_bytes: int
-    _body_bytes: int
-    _raw_bytes: int
-    _is_in_message: bool
-    _has_head: bool
-    _has_length: bool
-    _is_dropped: bool
-
     def __init__(self, server: Server) -> None:
         self._server = server
         self._now = asyncio.get_running_loop().time
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
+        self._reader = RequestReader(self)
         self._current: Exchange | None = None
         self._waiting: deque[tuple[Exchange, bytes | None]] = deque()
         self._is_advancing = False
@@ -109,7 +92,6 @@ class Connection(asyncio.Protocol):
         self._owes_continue = False
         self._is_lingering = False
         self._began = self._touched = 0.0  # when the message began, and when something last happened
-        self._reset()
 
     @property
     def is_busy(self) -> bool:
@@ -150,103 +132,33 @@ class Connection(asyncio.Protocol):
         if self._is_closing:
             return
         self._touched = self._now()
-        if self._is_in_message:
-            self._raw_bytes += len(data)
-        left: bytes | memoryview = data
-        while left:
-            try:
-                self._parser.feed_data(left)
-                break
-            except httptools.HttpParserUpgrade as upgrade:
-                left = memoryview(left)[upgrade.args[0] or len(left) :]
-                if self._upgrade_body:
-                    self._parse_body()
-            except httptools.HttpParserError:
-                self._refuse(BadRequest("Invalid HTTP message."))
-                return
-        if self._is_in_message:
-            if not self._has_head and self._raw_bytes > MAX_LINE_BYTES + MAX_HEADER_BYTES:
-                self._refuse(BadRequest("Invalid HTTP message."))
-            elif self._raw_bytes > _MAX_RAW_BYTES:
-                self.abort()
+        messages = self._reader.messages
+        try:
+            self._reader.feed(data)
+        except BadRequest as error:
+            self._refuse(error)
+        if self._reader.messages != messages:
+            self._began = self._touched
 
-    # What the parser calls; an exception makes it a bad request
+    # What the reader calls
 
-    def on_message_begin(self) -> None:
-        if self._has_head:
-            return
-        self._is_in_message = True
-        self._began = self._touched
-
-    def on_url(self, url: bytes) -> None:
-        if self._has_head:
-            return
-        self._target += url
-        if len(self._target) > MAX_LINE_BYTES:
-            raise ValueError("the request line is too long")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value) + 4
-        if self._header_bytes > MAX_HEADER_BYTES:
-            raise ValueError("the headers are too long")
-        if self._has_head:
-            return  # a trailer
-        lower = name.lower()
-        if lower not in _FRAMING:
-            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
-        elif lower == b"content-length":
-            self._has_length = True
-            self._is_dropped = int(value) > MAX_BODY_BYTES
-            self._framing = b"content-length: " + value
-            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
-        elif lower == b"expect":
-            self._expectation = value.lower()
-        else:
-            self._framing = b"transfer-encoding: " + value
-
-    def on_headers_complete(self) -> None:
-        if self._has_head:
-            return
-        self._has_head = True
-        self._method = self._parser.get_method().decode()
-        if self._parser.should_upgrade():
-            self._upgrade_body = self._framing
-        if self._is_dropped:
-            self._enqueue_prepared(_TOO_LARGE)
-        elif self._expectation:
-            if self._expectation != b"100-continue":
-                self._is_dropped = True
-                self._enqueue_prepared(_EXPECTATION_FAILED)
-            elif self.is_busy:
-                self._owes_continue = True
-            else:
-                self.write(_CONTINUE)
-
-    def on_body(self, body: bytes) -> None:
-        if self._is_dropped:
-            return
-        self._body_bytes += len(body)
-        self._body.append(body)
-        if self._body_bytes > MAX_BODY_BYTES:
-            self._is_dropped = True
-            self._body.clear()
-            self._enqueue_prepared(_TOO_LARGE)
-
-    def on_message_complete(self) -> None:
-        if self._upgrade_body:
-            return
+    def on_request(
+        self, method: str, target: bytes, headers: list[tuple[str, str]], body: bytes, keep_alive: bool, is_1_1: bool
+    ) -> None:
         self._owes_continue = False
-        if not self._is_dropped:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            if not self._has_length:
-                self._headers.append(("content-length", str(len(body))))
-            exchange = Exchange(self, self._method, self._target, self._headers, body)
-            exchange.keep_alive = self._parser.should_keep_alive()
-            exchange.chunkable = self._parser.get_http_version() == "1.1"
-            self._reset()
-            self._enqueue(exchange, None)
+        exchange = Exchange(self, method, target, headers, body)
+        exchange.keep_alive = keep_alive
+        exchange.chunkable = is_1_1
+        self._enqueue(exchange, None)
+
+    def on_refused(self, answer: bytes) -> None:
+        self._enqueue(Exchange(self, "", b"", [], b""), answer)
+
+    def on_expectation(self) -> None:
+        if self.is_busy:
+            self._owes_continue = True
         else:
-            self._reset()
+            self.write(_CONTINUE)
 
     # What an exchange calls
 
@@ -283,32 +195,17 @@ class Connection(asyncio.Protocol):
             return now > self._touched + WRITE_TIMEOUT_S
         if self.is_busy:
             return False
-        if not self._is_in_message:
+        if not self._reader.is_in_message:
             return now > self._touched + IDLE_TIMEOUT_S
-        since = self._touched if self._has_head else self._began
+        since = self._touched if self._reader.has_head else self._began
         return now > since + READ_TIMEOUT_S or now > self._began + BODY_TIMEOUT_S
 
     def timed_out(self) -> None:
         """The client stalls: in the midst of its request it is told so, else it is left."""
-        if self._is_in_message and self._is_flowing and not self._is_closing:
+        if self._reader.is_in_message and self._is_flowing and not self._is_closing:
             self._refuse(RequestTimeout())
         else:
             self.abort()
-
-    def _reset(self) -> None:
-        self._method = ""
-        self._target = b""
-        self._headers: list[tuple[str, str]] = []
-        self._body: list[bytes] = []
-        self._expectation = self._framing = self._upgrade_body = b""
-        self._header_bytes = self._body_bytes = self._raw_bytes = 0
-        self._is_in_message = self._has_head = self._has_length = self._is_dropped = False
-
-    def _parse_body(self) -> None:
-        """The parser leaves a request that offers another protocol after its head; go on to the body, in this one."""
-        framing, self._upgrade_body = self._upgrade_body, b""
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
 
     def _enqueue(self, exchange: Exchange, prepared: bytes | None) -> None:
         if self._current is None and self._is_flowing and not self._waiting:
@@ -316,11 +213,6 @@ class Connection(asyncio.Protocol):
         else:
             self._waiting.append((exchange, prepared))
             self._flow()
-
-    def _enqueue_prepared(self, answer: bytes, keep_alive: bool = True) -> None:
-        exchange = Exchange(self, "", b"", [], b"")
-        exchange.keep_alive = keep_alive
-        self._enqueue(exchange, answer)
 
     def _start(self, exchange: Exchange, prepared: bytes | None) -> None:
         self._current = exchange
@@ -360,7 +252,6 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ServerError) -> None:
         """Answer what was asked before, then this error, and read nothing more."""
         self._is_closing = True
-        self._reset()
         exchange = Exchange(self, "", b"", [], b"")
         self._enqueue(exchange, exchange.rendered(error))
 
@@ -369,7 +260,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if (self._is_closing or self._is_in_message) and not self._has_ended:
+        if (self._is_closing or self._reader.is_in_message) and not self._has_ended:
             self._is_closing = True
             self._is_lingering = True
             self._touched = self._now()

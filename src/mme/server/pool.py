@@ -14,7 +14,7 @@ from collections.abc import Callable
 from mme.server.call import Call, Counters
 from mme.server.config import ModelConfig
 from mme.server.connection import Worker
-from mme.server.errors import LoadFailed, QueueFull, ServerError, WorkerFailed
+from mme.server.errors import LoadFailed, NoWorkers, QueueFull, ServerError, WorkerFailed
 from mme.server.nursery import CannotFork, Nursery, Template, WorkerProcess, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,9 @@ class Pool:
         """Queue a call; it is answered, or fails, later. A model that can't get a worker fails it at once."""
         if self._is_closed or self.is_failed:
             call.failed(WorkerFailed(f"Model is not ready: {self.config.name}"))
+            return
+        if not self.max_workers:
+            call.failed(NoWorkers(self.config.name))
             return
         call.queued_at = self._loop.time()
         call.counters = self.counters

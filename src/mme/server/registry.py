@@ -15,7 +15,7 @@ from mme.server import config as configuration
 from mme.server import requirements
 from mme.server.call import Call
 from mme.server.config import ContainerConfig, LoadRequest, ModelConfig
-from mme.server.errors import Conflict, LoadFailed, ModelNotFound, QueueFull, WorkerFailed
+from mme.server.errors import Conflict, LoadFailed, ModelNotFound, NotReady, QueueFull, WorkerFailed
 from mme.server.memory import Memory
 from mme.server.nursery import Nursery, WorkerSpec
 from mme.server.pool import Pool
@@ -37,6 +37,7 @@ class Model:
         self.is_ready = False
         self.has_failed = False
         self.load_s = 0.0
+        self.printed: dict[tuple[str, str], float] = {}
         self.load: asyncio.Task[None] | None = None
 
     @property
@@ -153,7 +154,7 @@ class Registry:
         """Set new bounds for the workers, and wait until the least number of them is there."""
         pool = self.find(name).pool
         if pool is None:
-            raise WorkerFailed(f"Model is not ready: {name}")
+            raise NotReady(name)
         least = pool.min_workers if min_workers is None else min_workers
         most = pool.max_workers if max_workers is None else max_workers
         growth = pool.scale(least, most)
