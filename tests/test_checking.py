@@ -3,8 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import joblib
@@ -17,6 +19,12 @@ from mme import checking, packages
 from mme.packages import Example
 
 SCRIPTS = Path(__file__).parents[1] / "serving_scripts"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    yield
+    checking.close()
 
 
 @pytest.fixture
@@ -251,12 +259,47 @@ def test_a_handler_that_cannot_be_loaded_tells_its_own_reason(light: Path, sourc
         checking.ask(light, "[[1]]")
 
 
-def test_asking_gives_what_the_handler_answers_and_leaves_no_process(folder: Path):
+def test_asking_gives_what_the_handler_answers(folder: Path):
     answer = checking.ask(folder, json.dumps({"inputs": [[0], [1]]}))
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert answer.json()["predictions"] == pytest.approx([1, 3])
     assert json.loads(answer.text) == json.loads(answer.body) == answer.json()
+
+
+def test_nothing_is_left_when_the_asking_process_ends(light: Path):
+    script = (
+        "import os, signal, sys, psutil; from pathlib import Path; from mme import checking\n"
+        "with checking.served(Path(sys.argv[1])) as model:\n"
+        "    print(*(process.pid for process in psutil.Process().children(recursive=True)), flush=True)\n"
+        "    exec(sys.argv[2])"
+    )
+    for ending in ("pass", "sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"):
+        run = subprocess.run([sys.executable, "-c", script, light, ending], capture_output=True, text=True)
+        started = [psutil.Process(int(pid)) for pid in run.stdout.split() if psutil.pid_exists(int(pid))]
+        assert len(run.stdout.split()) >= 3, run.stderr
+        _, alive = psutil.wait_procs(started, timeout=10)
+        assert alive == []
+
+
+def test_a_server_that_died_is_replaced(light: Path):
+    assert checking.ask(light, '{"inputs": [[1]]}').status == 200
+    for process in psutil.Process().children():
+        process.kill()
+        process.wait(10)
+    assert checking.ask(light, '{"inputs": [[1]]}').status == 200
+    checking.close()
     assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_package_can_be_asked_twice_at_once(light: Path):
+    with checking.served(light) as one, checking.served(light) as other:
+        assert one.ask('{"inputs": [[1]]}').json() == other.ask('{"inputs": [[1]]}').json() == {"predictions": [3]}
+
+
+def test_a_handler_that_does_not_answer_in_time_says_so(light: Path):
+    (light / "model.py").write_text(LIGHT.replace("return None", "return None\n    import time; time.sleep(600)"))
+    with pytest.raises(checking.CheckError, match="no answer within 3 s"), checking.served(light, timeout_s=3) as model:
+        model.ask('{"inputs": [[1]]}')
 
 
 def test_one_worker_answers_several_questions(light: Path):

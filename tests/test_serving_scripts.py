@@ -20,6 +20,12 @@ SCRIPTS = ROOT / "serving_scripts"
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).round(3)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    yield
+    checking.close()
+
+
 def served(folder: Path, model: object) -> Iterator[Served]:
     packages.prepare(folder, SCRIPTS / "scikit_learn")
     joblib.dump(model, folder / "model.joblib")

@@ -1,7 +1,7 @@
 """What DJL Serving runs for a scikit-learn model: rows of numbers in, a prediction for each row out.
 
-DJL Serving executes this file several times when a worker starts, so importing it is cheap; the model is loaded by the
-first call, which is empty, and stays for those that follow.
+DJL Serving executes this file several times when a worker starts, so it only imports and defines; the model is loaded
+by the first call, which is empty, and stays for those that follow.
 """
 
 import csv
@@ -10,16 +10,16 @@ import json
 import warnings
 from pathlib import Path
 
+import joblib
+import numpy as np
 from djl_python import Input, Output
+from sklearn.exceptions import InconsistentVersionWarning
 
 model = None
 
 
 def load(model_dir):
     """The model that the package holds; an error when another scikit-learn saved it: it might predict otherwise."""
-    import joblib
-    from sklearn.exceptions import InconsistentVersionWarning
-
     warnings.filterwarnings("error", category=InconsistentVersionWarning)
     # Trained on named columns: the rows that come here are in the same order and have no names.
     warnings.filterwarnings("ignore", message="X does not have valid feature names")
@@ -46,8 +46,6 @@ def rows_of(inputs):
 
 def matrix_of(rows, width):
     """The rows as an array of shape (records, width); ValueError naming the expected and the given shape."""
-    import numpy as np
-
     expected = f"expected shape (records, {width}), one row of {width} numbers per record"
     if not rows:
         raise ValueError(f"{expected}; given no records")

@@ -1,7 +1,7 @@
 """What DJL Serving runs for a SetFit classifier: sentences in, a label and its probability for each out.
 
-DJL Serving executes this file several times when a worker starts, so importing it is cheap; the model is loaded by the
-first call, which is empty, and stays for those that follow.
+DJL Serving executes this file several times when a worker starts, so it only imports and defines; the model is loaded
+by the first call, which is empty, and stays for those that follow.
 """
 
 import json
@@ -15,16 +15,16 @@ from djl_python import Input, Output
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TQDM_DISABLE"] = "1"
+for name in ("setfit", "sentence_transformers", "transformers"):
+    logging.getLogger(name).setLevel(logging.ERROR)  # they log paths, and hints for training
+
+from setfit import SetFitModel  # noqa: E402
 
 model = None
 
 
 def load(model_dir):
     """The model that the package holds."""
-    for name in ("setfit", "sentence_transformers", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # they log paths and hints for training
-    from setfit import SetFitModel
-
     folder = Path(model_dir) / "model"
     if not folder.is_dir():
         raise FileNotFoundError('the package has no folder "model"; save_pretrained writes it')

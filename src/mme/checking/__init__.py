@@ -3,7 +3,7 @@
 from mme.checking.checks import check
 from mme.checking.containers import DJL_CPU_FULL, Container
 from mme.checking.report import Finding, Report
-from mme.checking.serving import Answer, CannotLoad, CheckError, Served, ask, served
+from mme.checking.serving import Answer, CannotLoad, CheckError, Served, ask, close, served
 
 __all__ = [
     "DJL_CPU_FULL",
@@ -16,5 +16,6 @@ __all__ = [
     "Served",
     "ask",
     "check",
+    "close",
     "served",
 ]

@@ -1,13 +1,17 @@
-"""Decides how a packed handler is asked: in a worker of a model server that is started for it alone."""
+"""Decides how a packed handler is asked: in a worker of a model server that belongs to this process alone."""
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,8 +71,8 @@ class Served:
     ) -> Answer:
         """The handler's answer to one call, whatever its status; CheckError when it gives none in time."""
         headers = {"Content-Type": content_type, "Accept": accept}
-        path = f"/models/{quote(self._name, safe='')}/invoke"
-        response = _sent(self._client, self._client.build_request("POST", path, content=body, headers=headers))
+        request = self._client.build_request("POST", f"{_path(self._name)}/invoke", content=body, headers=headers)
+        response = _sent(self._client, request)
         return Answer(response.status_code, dict(response.headers), response.content)
 
 
@@ -78,7 +82,8 @@ def ask(
     """Ask the handler of a package, an archive or a folder, in a worker as the endpoint will have it.
 
     Raises CannotLoad with the handler's own reason when it can't be loaded, PackageError when there is no package or
-    it must not be unpacked. Leaves no process behind. For several questions use `served`.
+    it must not be unpacked. The worker ends with the question; the server it belongs to ends with this process, or
+    with `close`, and makes the next question a fast one. For several questions use `served`.
     """
     with served(package) as model:
         return model.ask(body, content_type, accept)
@@ -86,7 +91,7 @@ def ask(
 
 @contextmanager
 def served(package: Path, timeout_s: float = 300) -> Iterator[Served]:
-    """Load a package into a worker of its own server, on a free port of this machine, until the block ends.
+    """Load a package into a worker, behind a free port of this machine, until the block ends.
 
     `timeout_s` is for the load and for each question. Raises as `ask` does.
     """
@@ -97,12 +102,22 @@ def served(package: Path, timeout_s: float = 300) -> Iterator[Served]:
 @contextmanager
 def loaded(folder: Path, name: str, timeout_s: float = 300) -> Iterator[Served]:
     """As `served`, for the unpacked files of a package."""
-    with _server() as (url, log), httpx.Client(base_url=url, timeout=timeout_s) as client:
+    server = _running()
+    name = f"{name}-{next(_numbers)}"
+    with httpx.Client(base_url=server.url, timeout=timeout_s) as client:
+        begin = len(server.log())
         request = {"model_name": name, "url": str(folder), "min_worker": 1, "max_worker": 1}
-        response = _sent(client, client.build_request("POST", "/models", json=request))
-        if response.status_code != 200:
-            raise CannotLoad(_reason(response, log.read_text(errors="replace")))
-        yield Served(client, name)
+        try:
+            response = _sent(client, client.build_request("POST", "/models", json=request))
+            if response.status_code != 200:
+                raise CannotLoad(_reason(response, server.log()[begin:]))
+            yield Served(client, name)
+            _sent(client, client.build_request("DELETE", _path(name)))
+        except CannotLoad:
+            raise
+        except BaseException:
+            close()  # the worker may be busy for long, and nobody waits for it any more
+            raise
 
 
 @contextmanager
@@ -123,44 +138,107 @@ def slug(package: Path) -> str:
     return package.resolve().name.removesuffix(".gz").removesuffix(".tar")
 
 
-@contextmanager
-def _server() -> Iterator[tuple[str, Path]]:
-    """A model server's URL and log."""
-    environment = os.environ | {"SAGEMAKER_MULTI_MODEL": "true", "SERVING_RESERVED_MEMORY_MB": "0"}
-    for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER", "SERVING_MIN_WORKERS"):
-        environment.pop(name, None)
-    with tempfile.TemporaryDirectory(prefix="mme-check-") as place:
-        log = Path(place) / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                tethered([sys.executable, "-m", "mme.server", "--port", "0"]),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=place,
-            )
+def close() -> None:
+    """End the model server that answers this process's questions; the next question starts another one."""
+    global _server
+    with _lock:
+        if _server is not None:
+            _server.stop()
+        _server = None
+
+
+def _running() -> _Server:
+    global _server
+    with _lock:
+        if _server is None or not _server.answers():
+            if _server is not None:
+                _server.stop()
+            _server = _Server()
+            atexit.register(_server.stop)
+        return _server
+
+
+class _Server:
+    """A model server of this process, so that only the first question pays for its start and a library's import.
+
+    The kernel ends it when the thread that started it ends, so it has a thread of its own, which waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._place = tempfile.TemporaryDirectory(prefix="mme-check-")
+        self._log = Path(self._place.name) / "log"
+        self._log.touch()
+        self._started = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        threading.Thread(target=self._keep, name="model server", daemon=True).start()
+        self._started.wait()
+        self.url = self._listening()
+        self._address = httpx.URL(self.url)
+
+    def is_running(self) -> bool:
+        return self._owner == os.getpid() and self._process is not None and self._process.poll() is None
+
+    def answers(self) -> bool:
+        """Whether it accepts connections; just after its death that tells more than the process does."""
         try:
-            yield _url(process, log), log
-        finally:
-            process.terminate()
+            socket.create_connection((self._address.host, self._address.port), timeout=5).close()
+        except OSError:
+            return False
+        return self.is_running()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        if self._owner != os.getpid():
+            return  # a fork of the process that it belongs to
+        atexit.unregister(self.stop)
+        if self._process is not None:
+            self._process.terminate()
             try:
-                process.wait(_STOP_TIMEOUT_S)
+                self._process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                self._process.kill()
+                self._process.wait()
+        self._place.cleanup()
+
+    def _keep(self) -> None:
+        environment = os.environ | {"SAGEMAKER_MULTI_MODEL": "true", "SERVING_RESERVED_MEMORY_MB": "0"}
+        for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER", "SERVING_MIN_WORKERS"):
+            environment.pop(name, None)
+        try:
+            with self._log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    tethered([sys.executable, "-m", "mme.server", "--port", "0"]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=self._place.name,
+                )
+        finally:
+            self._started.set()
+        self._process.wait()
+
+    def _listening(self) -> str:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and self.is_running():
+            if match := _LISTENING.search(self.log()):
+                return match[1]
+            time.sleep(0.01)
+        log = self.log()[-500:]
+        self.stop()
+        raise CheckError(f"the model server ended or didn't listen within {_START_TIMEOUT_S} s: {log}")
 
 
-def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        text = log.read_text(errors="replace")
-        if match := _LISTENING.search(text):
-            return match[1]
-        if process.poll() is not None:
-            raise CheckError(f"the model server ended at its start (exit code {process.returncode}): {text[-500:]}")
-        time.sleep(0.01)
-    raise CheckError(f"the model server didn't listen within {_START_TIMEOUT_S} s: {log.read_text()[-500:]}")
+_server: _Server | None = None
+_lock = threading.Lock()
+_numbers = itertools.count(1)  # so that a package can be asked twice at once
+
+
+def _path(name: str) -> str:
+    return f"/models/{quote(name, safe='')}"
 
 
 def _sent(client: httpx.Client, request: httpx.Request) -> httpx.Response:
