@@ -168,7 +168,9 @@ def test_preparing_never_empties_a_folder_that_is_no_package(tmp_path: Path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize(("key", "value"), [("a b", "1"), ("a", "x\ny"), ("a", "c:\\temp"), ("a", "end "), ("a", "é"), ("", "1")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("a b", "1"), ("a", "x\ny"), ("a", "c:\\temp"), ("a", "end "), ("a", "é"), ("", "1")]
+)
 def test_properties_that_java_would_read_otherwise_are_not_written(tmp_path: Path, key: str, value: str):
     with pytest.raises(ValueError, match="is not a key|read otherwise by Java"):
         packages.write_properties(tmp_path, {key: value})
