@@ -45,14 +45,21 @@ class Served:
     endpoint: str
 
     def invoke(self, slug: str, records: list[Any]) -> list[Any]:
-        answer = self.boto.client("sagemaker-runtime").invoke_endpoint(
-            EndpointName=self.endpoint,
-            TargetModel=f"{slug}.tar.gz",
-            ContentType="application/json",
-            Body=json.dumps({"inputs": records}),
-        )
-        predictions: list[Any] = json.loads(answer["Body"].read())["predictions"]
-        return predictions
+        """The predictions; asked again as long as the model is still being loaded, as callers on AWS do."""
+        runtime = self.boto.client("sagemaker-runtime")
+        request = {
+            "EndpointName": self.endpoint,
+            "TargetModel": f"{slug}.tar.gz",
+            "ContentType": "application/json",
+            "Body": json.dumps({"inputs": records}),
+        }
+        while True:
+            try:
+                answer = runtime.invoke_endpoint(**request)
+            except runtime.exceptions.ModelNotReadyException:
+                continue
+            predictions: list[Any] = json.load(answer["Body"])["predictions"]
+            return predictions
 
     def instance(self) -> dict[str, Any]:
         status = session.platform_status(self.settings)
@@ -115,7 +122,7 @@ def train_setfit(folder: Path) -> tuple[list[Any], list[Any]]:
     model.model_head.fit(embeddings, sentences["label"].tolist())
     model.save_pretrained(folder / "model")
     records = pd.read_csv(DATA / "sentences_test.csv")["text"].tolist()[:RECORDS]
-    return records, list(model.predict(records, show_progress_bar=False))
+    return records, [str(label) for label in model.predict(records, show_progress_bar=False)]
 
 
 TRAINED: dict[str, tuple[str, Callable[[Path], tuple[list[Any], list[Any]]]]] = {
