@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from boto3.s3.transfer import TransferConfig
@@ -181,12 +182,46 @@ def test_after_a_refused_upload_the_connection_serves_the_next_call(kept: Any) -
             assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES
 
 
-def test_a_signed_address_needs_no_keys(kept: Any, client: Any) -> None:
-    signed = client("s3", signature_version="s3v4").generate_presigned_url(
-        "get_object", Params={"Bucket": BUCKET, "Key": "kept"}
-    )
-    with urlopen(signed) as answer:
-        assert answer.read() == BYTES
+@pytest.mark.parametrize("version", ["s3", "s3v4"])
+def test_a_signed_address_needs_no_keys(client: Any, kept: Any, version: str) -> None:
+    signer = client("s3", signature_version=version)
+    where = {"Bucket": BUCKET, "Key": "signed größe/+a b"}
+    put = Request(signer.generate_presigned_url("put_object", Params=where), b"signed bytes", method="PUT")
+    put.add_header("Content-Type", "")
+    urlopen(put).close()
+    more = {"ResponseContentType": "text/csv"} if version == "s3" else {}
+    with urlopen(signer.generate_presigned_url("get_object", Params=where | more)) as answer:
+        assert answer.read() == b"signed bytes"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [
+        ("/kept?", "/other?", "SignatureDoesNotMatch"),
+        ("Signature=", "Signature=x", "SignatureDoesNotMatch"),
+        ("AWSAccessKeyId=", "AWSAccessKeyId=x", "InvalidAccessKeyId"),
+        ("Expires=", "Expires=1", "SignatureDoesNotMatch"),
+    ],
+)
+def test_a_signed_address_that_was_changed_opens_nothing(
+    client: Any, kept: Any, before: str, after: str, code: str
+) -> None:
+    signer = client("s3", signature_version="s3")
+    address = signer.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "kept"})
+    with pytest.raises(HTTPError) as refusal:
+        urlopen(address.replace(before, after))
+    with refusal.value as answer:
+        assert answer.code == 403
+        assert f"<Code>{code}</Code>" in answer.read().decode()
+
+
+def test_a_signed_address_opens_nothing_when_its_time_is_over(client: Any, kept: Any) -> None:
+    signer = client("s3", signature_version="s3")
+    where = {"Bucket": BUCKET, "Key": "kept"}
+    with pytest.raises(HTTPError) as refusal:
+        urlopen(signer.generate_presigned_url("get_object", Params=where, ExpiresIn=-1))
+    with refusal.value as answer:
+        assert b"Request has expired" in answer.read()
 
 
 def test_a_body_is_asked_for_before_it_is_sent(platform: Running, bucket: Any) -> None:

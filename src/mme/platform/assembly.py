@@ -132,6 +132,7 @@ class Platform:
     def _gateway(self, session: aiohttp.ClientSession) -> gateway.Gateway:
         return gateway.Gateway(
             self._config,
+            self._store,
             operations=self._operations,
             runtime=Runtime(self._hosting),
             objects=self._objects,

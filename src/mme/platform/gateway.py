@@ -18,10 +18,10 @@ from urllib.parse import parse_qsl, unquote
 import aiohttp
 
 import mme.platform.journal as journals
-from mme.platform import protocols, proxy, s3, validation
+from mme.platform import presigned, protocols, proxy, s3, validation
 from mme.platform.autoscaling import Autoscaler, refuse_policy
 from mme.platform.backing import BackingFailed, Service
-from mme.platform.config import PlatformConfig
+from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.control import Operation
 from mme.platform.errors import (
     AccessDenied,
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 INVOKE_LIMIT_BYTES = 6_291_456  # botocore's shape BodyBlob of sagemaker-runtime
 CONTROL_LIMIT_BYTES = 4 << 20  # no request of the control plane comes near it
 DISCARD_LIMIT_BYTES = 64 << 20  # of the body of a refused request; beyond it, closing the connection costs less
-CONFIGURATION_LIMIT_BYTES = 1 << 20  # a call to moto that is kept; policies, the largest, have 20 KB
+CONFIGURATION_LIMIT_BYTES = 4 << 20  # a call to moto that may be kept; PutLogEvents, the largest, has 1 MB
 
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/]+/([^/,\s]+)/aws4_request")
 _INVOCATION = re.compile(r"/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)")
@@ -80,6 +80,7 @@ class Gateway:
     def __init__(
         self,
         config: PlatformConfig,
+        store: ObjectStore,
         *,
         operations: Mapping[str, Operation],
         runtime: Invoker,
@@ -92,6 +93,7 @@ class Gateway:
         scaler: Autoscaler | None = None,
     ) -> None:
         self._config = config
+        self._store = store
         self._operations = operations
         self._runtime = runtime
         self._objects = objects
@@ -208,6 +210,8 @@ class Gateway:
         place = s3.place(one)
         if place == "objects":
             await self._objects.up()
+            if presigned.is_presigned(request):
+                request = presigned.signed_anew(request, self._store)
             await proxy.stream(self._session, self._objects.url, request, send)
         elif place == "bucket":
             await self._kept("s3", request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), send)
@@ -217,14 +221,13 @@ class Gateway:
     async def _bucket(self, request: Request, send: Send) -> None:
         """Create or delete a bucket in both places: by moto's rules, and only while it is empty of objects."""
         body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
-        services = [self._aws, self._objects] if request.method == "PUT" else [self._objects, self._aws]
-        answers = []
-        for service in services:
-            await service.up()
-            answers.append(await proxy.exchange(self._session, service.url, request, body))
-            if answers[-1].status >= 400 and not (answers[-1].status == 409 and len(answers) == 2):
-                break
-        shown = answers[-1] if answers[-1].status >= 400 and len(answers) == 1 else answers[0]
+        first, second = (self._aws, self._objects) if request.method == "PUT" else (self._objects, self._aws)
+        await asyncio.gather(first.up(), second.up())
+        shown = await proxy.exchange(self._session, first.url, request, body)
+        if shown.status < 400:
+            other = await proxy.exchange(self._session, second.url, request, body)
+            if other.status >= 400 and other.status not in (404, 409):  # it is gone, or there, in this place already
+                shown = other
         if shown.status < 400:
             self._record("s3", "", request, body)
         await _send(send, shown.status, shown.headers, shown.body)
