@@ -57,9 +57,7 @@ class Replay:
         return self._played[case.scene][case.name]
 
     def _play(self, scene: str) -> None:
-        models = self._root / scene
-        models.mkdir(parents=True, exist_ok=True)
-        stage = scenes.Stage(self.container, models, transcript.scenes()[scene])
+        stage = scenes.Stage(self.container, self.folder(scene), transcript.scenes()[scene])
         self._played[scene] = stage.outcomes
         try:
             scenes.play(stage)
@@ -67,6 +65,12 @@ class Replay:
             self._broken[scene] = error
         finally:
             stage.close()
+
+    def folder(self, scene: str) -> Path:
+        """A new folder for the models of a scene."""
+        folder = self._root / scene
+        folder.mkdir(parents=True)
+        return folder
 
     def close(self) -> None:
         if self._running is not None:

@@ -185,7 +185,8 @@ def embedded() -> Iterator[Container]:
         "PIP_NO_INDEX": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as cache:
+        environment["DJL_CACHE_DIR"] = cache
         argv = tether.tethered([sys.executable, "-m", "mme.server", "--port", "0"])
         process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:

@@ -31,6 +31,16 @@ Written by `python tests/contract/differences.py` from `tests/contract/differenc
 |---|---|---|---|
 """
 
+_MORE = """
+
+## What the recording does not show
+
+Each of these has a test of its own in `tests/contract/test_further.py`.
+
+| DJL Serving 0.36 | here | why it is better for you |
+|---|---|---|
+"""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -64,11 +74,31 @@ class Difference:
         return changed
 
 
+@dataclass(frozen=True)
+class Further:
+    """A difference that no recorded case shows, and the test that does."""
+
+    test: str
+    djl: str
+    here: str
+    why: str
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return tomllib.loads((HERE / "differences.toml").read_text())
+
+
 @cache
 def differences() -> tuple[Difference, ...]:
     """All of them, in the order of the file."""
-    listed = tomllib.loads((HERE / "differences.toml").read_text())["difference"]
-    return tuple(Difference(tuple(each.pop("cases")), **each) for each in listed)
+    return tuple(Difference(**{**each, "cases": tuple(each["cases"])}) for each in _file()["difference"])
+
+
+@cache
+def further() -> tuple[Further, ...]:
+    """Those that the recording doesn't show."""
+    return tuple(Further(**each) for each in _file()["further"])
 
 
 def of(case: Case) -> list[Difference]:
@@ -85,7 +115,8 @@ def page() -> str:
         f"| {' '.join(f'`{name}`' for name in each.cases)} | {each.djl} | {each.here} | {each.why} |"
         for each in differences()
     )
-    return head + "\n".join(rows) + "\n"
+    more = (f"| {each.djl} | {each.here} | {each.why} |" for each in further())
+    return head + "\n".join(rows) + _MORE + "\n".join(more) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""Where the embedded server differs from DJL Serving on purpose, though no recorded case shows it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import container
+import differences
+import pytest
+from container import Container
+
+COUNTING = """\
+import os
+from djl_python import Output
+with open("executed", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+KEPT = []
+def handle(inputs):
+    if inputs.is_empty():
+        KEPT.append("by the init call")
+        return None
+    return Output().add_as_json({"executed": open("executed").read().split(), "kept": KEPT, "pid": os.getpid()})
+"""
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Container]:
+    with container.embedded() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "request_line_and_header", ["GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close", "GET /ping HTTP/1.0"]
+)
+def test_a_client_that_asks_for_the_connection_to_close_gets_it_closed(
+    ours: Container, request_line_and_header: str
+) -> None:
+    assert ours.raw([f"{request_line_and_header}\r\n\r\n"]).endswith("{}\n<closed>")
+
+
+def test_each_of_several_requests_sent_at_once_has_its_own_request_id(ours: Container) -> None:
+    with socket.create_connection(ours.address, timeout=container.DEADLINE_S) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while more := connection.recv(65536):
+            received += more
+    assert len(set(re.findall(rb"x-request-id: (\S+)", received))) == received.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_model_py_is_executed_once_in_a_worker(ours: Container, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(COUNTING)
+    (tmp_path / "serving.properties").write_text("engine=Python\nminWorkers=1\nmaxWorkers=1\n")
+    assert ours.load("counting", tmp_path).status == 200
+    body = ours.call("POST", "/models/counting/invoke", {}, b"x").body.decode()
+    pid = re.search(r'"pid":(\d+)', body)
+    assert pid and body.count(f'"{pid[1]}"') == 1
+    assert "by the init call" in body
+
+
+def test_each_further_difference_names_a_test_that_shows_it() -> None:
+    assert [each.test for each in differences.further() if not callable(globals().get(each.test))] == []
