@@ -24,6 +24,10 @@ class ForkRefused(Exception):
     """The fork server can't fork; the text says why."""
 
 
+class ForkServerGone(ForkRefused):
+    """It has ended, or was ended since another took its place."""
+
+
 class ForkServer:
     """One fork server, seen by its owner's event loop."""
 
@@ -66,10 +70,10 @@ class ForkServer:
                 return await answer
         except TimeoutError as error:
             self.kill()
-            raise ForkRefused(f"fork server {self.pid} doesn't answer") from error
+            raise ForkServerGone(f"fork server {self.pid} doesn't answer") from error
         except OSError as error:
             self._gone()
-            raise ForkRefused(f"fork server {self.pid} has gone") from error
+            raise ForkServerGone(f"fork server {self.pid} has gone") from error
 
     async def spare(self, pids: list[int]) -> None:
         """Have the guardian kill the orphans it adopted, but for these processes."""
@@ -148,7 +152,7 @@ class ForkServer:
         self._fail(f"fork server {self.pid} ended")
         for answer in self._pending.values():
             if not answer.done():
-                answer.set_exception(ForkRefused(f"fork server {self.pid} has gone"))
+                answer.set_exception(ForkServerGone(f"fork server {self.pid} has gone"))
         self._pending.clear()
         self._family.lost(self)
 

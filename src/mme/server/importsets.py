@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,7 @@ class ImportSets:
 
     path: Path
     _modules: dict[Key, list[str]] = field(default_factory=dict)
+    _saving: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def load(cls, folder: Path) -> ImportSets:
@@ -97,12 +99,13 @@ class ImportSets:
         return known is None or len(merged) > len(known)
 
     def save(self) -> None:
-        """Write the file, readable by this user only: an environment may hold secrets."""
-        entries = [
-            {"imports": sorted(key.imports), "env": dict(key.env), "modules": modules}
-            for key, modules in [*self._modules.items()]
-        ]
-        new = self.path.with_suffix(f".{os.getpid()}.new")
-        new.touch(0o600)
-        new.write_text(json.dumps(entries), "utf-8")
-        new.replace(self.path)
+        """Write the file, readable by this user only: an environment may hold secrets. For any thread."""
+        with self._saving:
+            entries = [
+                {"imports": sorted(key.imports), "env": dict(key.env), "modules": modules}
+                for key, modules in [*self._modules.items()]
+            ]
+            new = self.path.with_suffix(f".{os.getpid()}.new")
+            new.touch(0o600)
+            new.write_text(json.dumps(entries), "utf-8")
+            new.replace(self.path)

@@ -8,11 +8,11 @@ loaded model. A worker is forked from its model's template, from the best branch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -22,18 +22,16 @@ from typing import Any
 
 from mme import forkserver
 
-from .capture import Capture
-from .forks import Family, ForkRefused, ForkServer
+from .forks import ForkRefused, ForkServer, ForkServerGone
 from .importsets import ImportSets, Key, key_of
+from .spawner import Spawner
 
-_MAIN = Path(__file__).with_name("worker") / "__main__.py"
 _BASE = ["djl_python", "mme.server.worker.api", "csv", "uuid", "pickle", "mme.server.worker.rehearsal"]
 _BASE_KEY = Key(frozenset(), frozenset())
 _BRANCH_TIMEOUT_S = 180.0  # importing torch on a busy machine takes a minute
 _MAX_BRANCHES = 8  # each holds its imports in memory; the least recently used goes, its workers stay
 _BUILDS_AT_ONCE = 2
-_CLOSE_TIMEOUT_S = 10.0
-_SWEEP_DELAY_S = 0.05  # one look for orphans serves all the workers that end within it
+_TRIES = 3  # to fork from a branch that goes at that moment; another has taken its place
 
 
 class CannotFork(Exception):
@@ -113,22 +111,13 @@ class Nursery:
         self._building: dict[Key, asyncio.Task[None]] = {}
         self._unfit: dict[Key, str] = {}
         self._keys: weakref.WeakKeyDictionary[WorkerSpec, Key] = weakref.WeakKeyDictionary()
-        self._captures: weakref.WeakSet[Capture] = weakref.WeakSet()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._sweep: asyncio.TimerHandle | None = None
-        self._is_closing = False
 
     async def start(self) -> None:
         """Start the root, and begin to warm the branches that were learned before."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._loop = asyncio.get_running_loop()
         self._sets = ImportSets.load(self._folder)
-        self._family = Family(self._lost, self._orphaned)
         self._slots = asyncio.Semaphore(_BUILDS_AT_ONCE)
-        self._lifeline, self._life = (
-            os.pipe()
-        )  # everything here dies when this process does: `_life` is never passed on
-        self._root, self._root_process = self._start_root()
+        self._spawner = Spawner(self._on_line, self._lost)
         if not self._no_fork:
             self._build(_BASE_KEY)
             for key in self._sets.keys()[: _MAX_BRANCHES - 1]:
@@ -136,22 +125,9 @@ class Nursery:
 
     async def close(self) -> None:
         """End every process that came from here, and return when they have gone."""
-        self._is_closing = True
-        if self._sweep:
-            self._sweep.cancel()
-        for task in [*self._tasks]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pid in self._family.pids():
-            forkserver.kill_group(pid)
+        await self._spawner.close()
         for branch in self._branches.values():
             branch.server.close()
-        self._root.close()
-        await asyncio.to_thread(self._root_process.wait, _CLOSE_TIMEOUT_S)
-        os.close(self._life)
-        os.close(self._lifeline)
-        for capture in [*self._captures]:
-            capture.close()
 
     async def worker(self, spec: WorkerSpec, template: Template | None = None) -> WorkerProcess:
         """A new worker of a model: from its template if that can, else from the best branch, else a plain process.
@@ -160,31 +136,32 @@ class Nursery:
         Raises OSError if the interpreter that the model names can't be started.
         """
         if template is not None:
-            try:
-                return await self._worker_of(template.server, spec, "forked", {"role": "worker", "is_known": True})
-            except ForkRefused:
-                pass  # the template has gone, or its model began a thread: a branch serves as well
-        reason = self._no_fork or self._own_interpreter(spec)
-        if not reason:
+            # The template may have gone, or its model may have begun a thread: a branch serves as well.
+            with contextlib.suppress(ForkRefused):
+                return await self._worker(template.server, spec, "forked", {"role": "worker", "is_known": True})
+        reason = self._no_fork or _own_interpreter(spec)
+        for _ in range(0 if reason else _TRIES):
             try:
                 server, is_known = await self._best(spec)
-                return await self._worker_of(server, spec, "forked", {"role": "worker", "is_known": is_known})
+                return await self._worker(server, spec, "forked", {"role": "worker", "is_known": is_known})
             except ForkRefused as refusal:
                 reason = str(refusal)
+                if not isinstance(refusal, ForkServerGone):
+                    break
         request = {"role": "plain", "python": _interpreter(spec)}
-        return await self._worker_of(self._living_root(), spec, f"plain: {reason}", request)
+        return await self._worker(self._spawner.root, spec, f"plain: {reason}", request)
 
     async def template(self, spec: WorkerSpec, timeout_s: float) -> Template:
         """A template of a model, its init call made. Raises CannotFork, saying why the model can't have one."""
-        reason = self._no_fork or self._own_interpreter(spec)
+        reason = self._no_fork or _own_interpreter(spec)
         if spec.async_mode:
             reason = reason or "an async handler's event loop can't be forked"
         if reason:
             raise CannotFork(reason)
+        request = _request(spec) | {"role": "template", "properties": dict(spec.properties)}
         try:
             server, _ = await self._best(spec)
-            request = self._request(spec) | {"role": "template", "properties": dict(spec.properties)}
-            forked = await self._fork_server(server, request, spec.model_name)
+            forked = await self._spawner.fork_server(server, request, spec.model_name)
             await forked.ready(timeout_s)
         except ForkRefused as refusal:
             raise CannotFork(str(refusal)) from refusal
@@ -195,20 +172,17 @@ class Nursery:
     def learn(self, spec: WorkerSpec, modules: list[str]) -> None:
         """Note what a worker of this model has imported; if its branch lacks some, a fuller one is prepared."""
         key = self._keys.get(spec)
-        if self._no_fork or key is None or self._is_closing:
+        if self._no_fork or key is None or self._spawner.is_closing:
             return
         if self._sets.learn(key, modules):
-            self._spawn(asyncio.to_thread(self._sets.save))
-        base = self._branches.get(_BASE_KEY)
-        if base and not key.env and set(self._sets.modules(key) or ()) <= set(base.modules):
-            return
+            self._spawner.spawn(asyncio.to_thread(self._sets.save))
         branch = self._branches.get(key)
-        if not branch or not set(modules) <= set(branch.modules):
+        if not self._is_bare(key) and not (branch and set(modules) <= set(branch.modules)):
             self._build(key)
 
     def pids(self) -> list[int]:
         """The processes that the nursery runs for itself: neither workers nor templates."""
-        return [self._root.pid, *(branch.server.pid for branch in self._branches.values())]
+        return [self._spawner.root.pid, *(branch.server.pid for branch in self._branches.values())]
 
     def status(self) -> dict[str, Any]:
         """The root, all that was forked from it, the branches, and the keys that can't be forked with the reason."""
@@ -224,15 +198,12 @@ class Nursery:
         return {
             "fork": not self._no_fork,
             "reason": self._no_fork,
-            "pid": self._root.pid,
-            "processes": self._family.pids(),
+            "pid": self._spawner.root.pid,
+            "processes": self._spawner.family.pids(),
             "branches": branches,
             "building": [sorted(key.imports) for key in self._building],
             "unfit": [{"imports": sorted(key.imports), "reason": reason} for key, reason in self._unfit.items()],
         }
-
-    def _own_interpreter(self, spec: WorkerSpec) -> str:
-        return "" if spec.python in (None, sys.executable) else "it has an interpreter of its own"
 
     async def _key(self, spec: WorkerSpec) -> Key:
         key = self._keys.get(spec)
@@ -241,16 +212,19 @@ class Nursery:
             self._keys[spec] = key
         return key
 
+    def _is_bare(self, key: Key) -> bool:
+        """Whether models of this key import nothing that isn't in the base branch."""
+        base, modules = self._branches.get(_BASE_KEY), self._sets.modules(key)
+        return base is not None and modules is not None and not key.env and set(modules) <= set(base.modules)
+
     async def _best(self, spec: WorkerSpec) -> tuple[ForkServer, bool]:
         """The fork server that has most of what the model imports and nothing else, and whether it is its own.
 
         Waits for one that is being built; raises ForkRefused if the model's key can't be forked.
         """
         key = await self._key(spec)
-        modules = self._sets.modules(key)
-        base = self._branches.get(_BASE_KEY)
-        is_bare = base is not None and not key.env and modules is not None and set(modules) <= set(base.modules)
-        if modules is not None and not is_bare and key not in self._branches and key not in self._unfit:
+        is_learned = self._sets.modules(key) is not None
+        if is_learned and not self._is_bare(key) and key not in self._branches and key not in self._unfit:
             await asyncio.shield(self._build(key))
         if key in self._unfit:
             raise ForkRefused(self._unfit[key])
@@ -259,16 +233,16 @@ class Nursery:
             return self._branches[key].server, True
         if _BASE_KEY in self._building:
             await asyncio.shield(self._building[_BASE_KEY])
-        fitting = [k for k in self._branches if k.env == key.env and k.imports <= key.imports]
+        fitting = [other for other in self._branches if other.env == key.env and other.imports <= key.imports]
         if not fitting:
-            return self._living_root(), False
-        best = max(fitting, key=lambda k: len(k.imports))
-        return self._branches[best].server, is_bare and best == _BASE_KEY
+            return self._spawner.root, False
+        best = max(fitting, key=lambda other: len(other.imports))
+        return self._branches[best].server, best == _BASE_KEY and self._is_bare(key)
 
     def _build(self, key: Key) -> asyncio.Task[None]:
         task = self._building.get(key)
         if task is None:
-            task = self._building[key] = self._spawn(self._build_branch(key))
+            task = self._building[key] = self._spawner.spawn(self._build_branch(key))
         return task
 
     async def _build_branch(self, key: Key) -> None:
@@ -283,13 +257,15 @@ class Nursery:
                     if key in self._branches and not lacking:
                         return
                     request = {"role": "branch", "env": dict(key.env), "modules": lacking}
+                    parent = old.server if old else self._spawner.root
                     try:
-                        server = await self._fork_server(old.server if old else self._living_root(), request, "nursery")
+                        server = await self._spawner.fork_server(parent, request, "nursery")
                         await server.ready(_BRANCH_TIMEOUT_S)
                     except TimeoutError:
                         self._unfit[key] = f"importing took longer than {_BRANCH_TIMEOUT_S:.0f} s"
                     except ForkRefused as refusal:
-                        self._unfit[key] = str(refusal)
+                        if parent.is_alive:
+                            self._unfit[key] = str(refusal)
                     else:
                         self._plant(key, _Branch(server, [*had, *lacking]))
         finally:
@@ -299,110 +275,35 @@ class Nursery:
         superseded = [self._branches.pop(key)] if key in self._branches else []
         self._branches[key] = branch
         while len(self._branches) > _MAX_BRANCHES:
-            superseded.append(self._branches.pop(next(k for k in self._branches if k != _BASE_KEY)))
+            superseded.append(self._branches.pop(next(other for other in self._branches if other != _BASE_KEY)))
         for old in superseded:
             old.server.kill()
 
-    async def _fork_server(self, parent: ForkServer, request: dict[str, Any], name: str) -> ForkServer:
-        ours, theirs = socket.socketpair()
-        try:
-            pid, exited = await self._forked(parent, request, theirs, name)
-        except BaseException:
-            ours.close()
-            raise
-        return ForkServer(ours, self._family, pid, exited)
-
-    async def _worker_of(
-        self, parent: ForkServer, spec: WorkerSpec, origin: str, request: dict[str, Any]
-    ) -> WorkerProcess:
-        ours, theirs = socket.socketpair()
-        try:
-            pid, exited = await self._forked(parent, self._request(spec) | request, theirs, spec.model_name)
-        except BaseException:
-            ours.close()
-            raise
-        ours.setblocking(False)
-        return WorkerProcess(pid, origin, ours, exited)
-
-    async def _forked(
-        self, parent: ForkServer, request: dict[str, Any], theirs: socket.socket, name: str
-    ) -> tuple[int, asyncio.Future[int]]:
-        """Fork with one end of a socket and of two pipes for what the child prints, all closed here afterwards."""
-        outputs = [os.pipe(), os.pipe()]
-        try:
-            child = await parent.fork(request | {"stdio": True}, [theirs.fileno(), *(write for _, write in outputs)])
-        except BaseException:
-            for read, _ in outputs:
-                os.close(read)
-            raise
-        finally:
-            theirs.close()
-            for _, write in outputs:
-                os.close(write)
-        self._capture(name, *(read for read, _ in outputs))
-        return child
-
-    def _capture(self, name: str, stdout: int, stderr: int) -> None:
-        for stream, fd in (("stdout", stdout), ("stderr", stderr)):
-            self._captures.add(Capture(fd, lambda text, stream=stream: self._on_line(name, stream, text)))  # type: ignore[misc]
-
-    def _request(self, spec: WorkerSpec) -> dict[str, Any]:
-        return {
-            "model_dir": str(spec.model_dir),
-            "entry_point": spec.entry_point,
-            "handler": spec.handler,
-            "fallback_entry_point": spec.fallback_entry_point,
-            "is_async": spec.async_mode,
-            "env": dict(spec.env),
-        }
-
-    def _start_root(self) -> tuple[ForkServer, subprocess.Popen[bytes]]:
-        ours, theirs = socket.socketpair()
-        process = subprocess.Popen(
-            [sys.executable, str(_MAIN), "root", str(theirs.fileno()), str(self._lifeline)],
-            pass_fds=[theirs.fileno(), self._lifeline],
-            env={**forkserver.SINGLE_THREADED, **os.environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        theirs.close()
-        assert process.stdout and process.stderr
-        self._capture("nursery", os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno()))
-        process.stdout.close()
-        process.stderr.close()
-        return ForkServer(ours, self._family, process.pid, self._loop.create_future()), process
-
-    def _living_root(self) -> ForkServer:
-        if not self._root.is_alive and not self._is_closing:
-            self._root_process.poll()
-            self._root, self._root_process = self._start_root()
-        return self._root
-
     def _lost(self, server: ForkServer) -> None:
-        if self._is_closing:
-            return
-        if server is self._root:
-            forkserver.kill_group(server.pid)  # it may only be deaf
-            self._family.watch_all()
         for key in [key for key, branch in self._branches.items() if branch.server is server]:
             del self._branches[key]
 
-    def _orphaned(self) -> None:
-        if self._sweep is None and not self._is_closing:
-            self._sweep = self._loop.call_later(_SWEEP_DELAY_S, self._sweep_now)
+    async def _worker(
+        self, parent: ForkServer, spec: WorkerSpec, origin: str, request: dict[str, Any]
+    ) -> WorkerProcess:
+        ours, (pid, exited) = await self._spawner.fork(parent, _request(spec) | request, spec.model_name)
+        ours.setblocking(False)
+        return WorkerProcess(pid, origin, ours, exited)
 
-    def _sweep_now(self) -> None:
-        self._sweep = None
-        if self._root.is_alive:
-            self._spawn(self._root.spare(self._family.pids()))
 
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+def _own_interpreter(spec: WorkerSpec) -> str:
+    return "" if spec.python in (None, sys.executable) else "it has an interpreter of its own"
+
+
+def _request(spec: WorkerSpec) -> dict[str, Any]:
+    return {
+        "model_dir": str(spec.model_dir),
+        "entry_point": spec.entry_point,
+        "handler": spec.handler,
+        "fallback_entry_point": spec.fallback_entry_point,
+        "is_async": spec.async_mode,
+        "env": dict(spec.env),
+    }
 
 
 def _interpreter(spec: WorkerSpec) -> str:

@@ -1,0 +1,134 @@
+"""Decides how the nursery's processes come to be, what holds them together, and that none of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from mme import forkserver
+
+from .capture import Capture
+from .forks import Child, Family, ForkServer
+
+_MAIN = Path(__file__).with_name("worker") / "__main__.py"
+_CLOSE_TIMEOUT_S = 10.0
+_SWEEP_DELAY_S = 0.05  # one look for orphans serves all the processes that end within it
+
+
+class Spawner:
+    """The root, and every process that is forked from it or from one of its descendants."""
+
+    def __init__(self, on_line: Callable[[str, str, str], None], on_lost: Callable[[ForkServer], None]) -> None:
+        """Starts the root. `on_lost` is told of each fork server that has gone, the root included."""
+        self.family = Family(self._lost, self._orphaned)
+        self._on_line = on_line
+        self._on_lost = on_lost
+        self._captures: weakref.WeakSet[Capture] = weakref.WeakSet()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self.is_closing = False
+        self._loop = asyncio.get_running_loop()
+        # All of them die when the last writer of this pipe does, which is this process: `_life` is never passed on.
+        self._lifeline, self._life = os.pipe()
+        self._root, self._process = self._start_root()
+
+    @property
+    def root(self) -> ForkServer:
+        """The root; another is started if it has gone."""
+        if not self._root.is_alive and not self.is_closing:
+            self._process.poll()
+            self._root, self._process = self._start_root()
+        return self._root
+
+    async def close(self) -> None:
+        """End every process that came from here, and return when they have gone."""
+        self.is_closing = True
+        if self._sweep:
+            self._sweep.cancel()
+        for task in [*self._tasks]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pid in self.family.pids():
+            forkserver.kill_group(pid)
+        self._root.close()
+        await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT_S)
+        os.close(self._life)
+        os.close(self._lifeline)
+        for capture in [*self._captures]:
+            capture.close()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Do something in the background; it is cancelled by `close`."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def fork_server(self, parent: ForkServer, request: dict[str, Any], name: str) -> ForkServer:
+        """A new fork server, forked from another; what it prints is `name`'s. Raises ForkRefused."""
+        ours, (pid, exited) = await self.fork(parent, request, name)
+        return ForkServer(ours, self.family, pid, exited)
+
+    async def fork(self, parent: ForkServer, request: dict[str, Any], name: str) -> tuple[socket.socket, Child]:
+        """A new process and our end of its socket. Raises ForkRefused."""
+        ours, theirs = socket.socketpair()
+        (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
+        try:
+            child = await parent.fork(request | {"stdio": True}, [theirs.fileno(), its_stdout, its_stderr])
+        except BaseException:
+            ours.close()
+            os.close(stdout)
+            os.close(stderr)
+            raise
+        finally:
+            theirs.close()
+            os.close(its_stdout)
+            os.close(its_stderr)
+        self._capture(name, stdout, stderr)
+        return ours, child
+
+    def _capture(self, name: str, stdout: int, stderr: int) -> None:
+        for stream, fd in (("stdout", stdout), ("stderr", stderr)):
+            self._captures.add(Capture(fd, lambda text, stream=stream: self._on_line(name, stream, text)))  # type: ignore[misc]
+
+    def _start_root(self) -> tuple[ForkServer, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair()
+        (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, str(_MAIN), "root", str(theirs.fileno()), str(self._lifeline)],
+            pass_fds=[theirs.fileno(), self._lifeline],
+            env={**forkserver.SINGLE_THREADED, **os.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=its_stdout,
+            stderr=its_stderr,
+            start_new_session=True,
+        )
+        theirs.close()
+        os.close(its_stdout)
+        os.close(its_stderr)
+        self._capture("nursery", stdout, stderr)
+        return ForkServer(ours, self.family, process.pid, self._loop.create_future()), process
+
+    def _lost(self, server: ForkServer) -> None:
+        if self.is_closing:
+            return
+        if server is self._root:
+            forkserver.kill_group(server.pid)  # it may only be deaf
+            self.family.watch_all()
+        self._on_lost(server)
+
+    def _orphaned(self) -> None:
+        if self._sweep is None and not self.is_closing:
+            self._sweep = self._loop.call_later(_SWEEP_DELAY_S, self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        self._sweep = None
+        if self._root.is_alive:
+            self.spawn(self._root.spare(self.family.pids()))
