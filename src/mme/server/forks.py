@@ -15,6 +15,7 @@ from mme import forkserver
 
 _LENGTH = struct.Struct("!I")
 _FORK_TIMEOUT_S = 15.0  # a fork takes milliseconds; one that takes this long has a stopped or starved server
+_FULL_SOCKET_S = 0.005  # about a fork; a message has four bytes in the socket as long as its descriptors wait there
 _RECEIVE_BYTES = 1 << 16
 
 Child = tuple[int, asyncio.Future[int]]  # its pid, and its exit code to come
@@ -97,8 +98,22 @@ class ForkServer:
             if self._control.fileno() < 0:
                 raise BrokenPipeError(f"fork server {self.pid} has gone")
             head = _LENGTH.pack(len(data))
-            socket.send_fds(self._control, [head], list(fds)) if fds else self._control.send(head)
+            if fds:
+                await self._send_with(head, fds)
+            else:
+                await self._loop.sock_sendall(self._control, head)
             await self._loop.sock_sendall(self._control, data)
+
+    async def _send_with(self, head: bytes, fds: Sequence[int]) -> None:
+        """Send the first bytes of a message with its descriptors; a full socket only means that forks are waiting."""
+        while True:
+            try:
+                socket.send_fds(self._control, [head], list(fds))
+                return
+            except BlockingIOError:
+                await asyncio.sleep(_FULL_SOCKET_S)
+                if self._control.fileno() < 0:
+                    raise BrokenPipeError(f"fork server {self.pid} has gone") from None
 
     def _read(self) -> None:
         try:
