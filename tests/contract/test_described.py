@@ -163,6 +163,32 @@ def test_a_load_that_fails(stage: scenes.Stage, name: str) -> None:
     assert model not in stage.container.names()
 
 
+LOAD_BODIES: dict[str, tuple[str, int, str]] = {
+    "nothing": ("", 500, "NullPointerException"),
+    "null": ("null", 500, "NullPointerException"),
+    "a list": ("[]", 500, "JsonSyntaxException"),
+    "a word for a number": ('{"model_name": "m", "url": "/nope", "min_worker": "two"}', 500, "JsonSyntaxException"),
+    "a fraction": ('{"model_name": "m", "url": "/nope", "batch_size": 1.5}', 500, "JsonSyntaxException"),
+    "a number too large": ('{"model_name": "m", "url": "/nope", "max_worker": 1e10}', 500, "JsonSyntaxException"),
+    "an object for a name": ('{"model_name": {}, "url": "/nope"}', 500, "JsonSyntaxException"),
+    "numbers as texts": ('{"model_name": "m", "url": "/nope", "min_worker": "2"}', 404, "ModelNotFoundException"),
+    "null for a number": ('{"model_name": "m", "url": "/nope", "min_worker": null}', 404, "ModelNotFoundException"),
+    "a number for a text": ('{"model_name": 5, "url": 6}', 404, "ModelNotFoundException"),
+}
+
+
+@pytest.mark.parametrize("name", LOAD_BODIES)
+def test_a_load_is_read_as_gson_reads_it(served: Container, name: str) -> None:
+    body, status, type_ = LOAD_BODIES[name]
+    assert error(served.call("POST", "/models", JSON, body.encode()))[:2] == (status, type_)
+
+
+@pytest.mark.parametrize("value", ["two", "1.5", "", "%205", "99999999999", "1_0"])
+def test_a_number_in_a_query_is_read_as_java_reads_it(served: Container, value: str) -> None:
+    answer = served.call("POST", f"/models?model_name=m&url=/nope&min_worker={value}")
+    assert error(answer)[:2] == (409, "NumberFormatException")
+
+
 def test_bounds_of_workers_are_told_as_they_were_asked(served: Container) -> None:
     answer = served.call("PUT", "/models/sink?min_worker=1")
     assert json.loads(answer.body)["status"].endswith("New Worker configuration min workers:1 max workers:-1")

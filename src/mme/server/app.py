@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Coroutine, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -38,6 +39,9 @@ _INVOKE = "/invoke"
 _TARGET_MODEL = "x-amzn-sagemaker-target-model"
 # Gson's text for a key it expects a colon after; of Java's texts only the type is promised.
 _URL_IS_NULL = 'Cannot invoke "String.startsWith(String)" because "<parameter1>" is null'
+_TEXTS = ("model_name", "url", "model_version", "engine", "device", "synchronous")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
+_INT_MAX = 2**31 - 1
 _NUMBERS = {
     "batch_size": "batch_size",
     "job_queue_size": "queue_size",
@@ -236,18 +240,34 @@ class App:
 def _json_object(body: bytes) -> dict[str, Any]:
     """The arguments of a load. Raises what Java answers for what it can't read."""
     try:
-        arguments = json.loads(body)
+        arguments = json.loads(body or b"null")
     except (ValueError, RecursionError) as error:
         raise JavaFailure("JsonSyntaxException", str(error)) from None
     if arguments is None:
         raise JavaFailure("NullPointerException")
     if not isinstance(arguments, dict):
         raise JavaFailure("JsonSyntaxException", f"Expected BEGIN_OBJECT but was {type(arguments).__name__}")
-    if not isinstance(arguments.get("url"), str):
+    for key, value in arguments.items():
+        if key in _NUMBERS and value is not None:
+            arguments[key] = _json_number(value)
+        elif key in _TEXTS and isinstance(value, dict | list):
+            raise JavaFailure("JsonSyntaxException", f"Expected a string but was {type(value).__name__}")
+    if arguments.get("url") is None:
         raise JavaFailure("NullPointerException", _URL_IS_NULL)
-    if not isinstance(arguments.get("model_name"), str):
+    if arguments.get("model_name") is None:
         raise JavaFailure("NullPointerException")
     return arguments
+
+
+def _json_number(value: Any) -> int:
+    """A whole number as Gson takes it, as a text too."""
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+        if number.is_integer() and abs(number) <= _INT_MAX:
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass  # said below
+    raise JavaFailure("JsonSyntaxException", f'For input string: "{value}"')
 
 
 def _query_arguments(query: Mapping[str, str]) -> dict[str, Any]:
@@ -260,11 +280,12 @@ def _query_arguments(query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _load_request(arguments: Mapping[str, Any], target_model: str) -> LoadRequest:
-    numbers = {field: _argument(arguments[key]) for key, field in _NUMBERS.items() if arguments.get(key) is not None}
+    given = {field: arguments[key] for key, field in _NUMBERS.items() if arguments.get(key) is not None}
+    numbers = {field: value if isinstance(value, int) else _number(value) for field, value in given.items()}
     synchronous = arguments.get("synchronous", True)
     return LoadRequest(
-        name=arguments["model_name"],
-        url=arguments["url"],
+        name=_text(arguments["model_name"]) or "",
+        url=_text(arguments["url"]) or "",
         version=_text(arguments.get("model_version")),
         engine=_text(arguments.get("engine")),
         target_model=target_model,
@@ -274,15 +295,14 @@ def _load_request(arguments: Mapping[str, Any], target_model: str) -> LoadReques
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _argument(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else _number(str(value))
+    """As Gson reads a number or a truth value where a text is wanted."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
 
 
 def _number(value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise NotANumber(value) from None
+    """As Java's Integer.parseInt. Raises NotANumber."""
+    if not _INTEGER.fullmatch(value) or abs(int(value)) > _INT_MAX:
+        raise NotANumber(value)
+    return int(value)
