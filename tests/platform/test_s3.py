@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
@@ -95,6 +97,30 @@ def test_pages_of_a_listing_hold_each_key_once(bucket: Any) -> None:
 def test_a_copy_has_the_bytes_of_its_source(kept: Any) -> None:
     kept.copy_object(Bucket=BUCKET, Key="copy", CopySource={"Bucket": BUCKET, "Key": "kept"})
     assert kept.get_object(Bucket=BUCKET, Key="copy")["Body"].read() == BYTES
+
+
+def test_a_large_copy_is_made_in_parts_and_has_the_bytes_of_its_source(bucket: Any) -> None:
+    sent = os.urandom(12 << 20)
+    bucket.put_object(Bucket=BUCKET, Key="large (größe)", Body=sent)
+    parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
+    bucket.copy({"Bucket": BUCKET, "Key": "large (größe)"}, BUCKET, "large copy", Config=parts)
+    assert bucket.get_object(Bucket=BUCKET, Key="large copy")["Body"].read() == sent
+
+
+def test_a_part_is_copied_of_the_object_that_is_meant_and_for_who_has_the_keys(platform: Running, kept: Any) -> None:
+    there = {"endpoint_url": platform.url, "region_name": platform.region}
+    upload = kept.create_multipart_upload(Bucket=BUCKET, Key="parted")["UploadId"]
+    part = {"Bucket": BUCKET, "Key": "parted", "UploadId": upload, "PartNumber": 1}
+    source = {"Bucket": BUCKET, "Key": "kept"}
+    other = {"CopySource": source, "CopySourceIfMatch": "another", **part}
+    assert code_of(lambda: kept.upload_part_copy(**other)) == "PreconditionFailed"
+    missing = {"Bucket": BUCKET, "Key": "missing"}
+    assert code_of(lambda: kept.upload_part_copy(CopySource=missing, **part)) == "NoSuchKey"
+    with contextlib.closing(boto3.Session("AKIAOTHER", "wrong").client("s3", **there)) as stranger:
+        assert code_of(lambda: stranger.upload_part_copy(CopySource=source, **part)) == "InvalidAccessKeyId"
+    with contextlib.closing(boto3.Session(platform.access_key, "wrong").client("s3", **there)) as stranger:
+        assert code_of(lambda: stranger.upload_part_copy(CopySource=source, **part)) == "SignatureDoesNotMatch"
+    kept.abort_multipart_upload(Bucket=BUCKET, Key="parted", UploadId=upload)
 
 
 def test_a_bucket_that_is_not_empty_stays(kept: Any) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote
 import aiohttp
 
 import mme.platform.journal as journals
-from mme.platform import presigned, protocols, proxy, s3, validation
+from mme.platform import copies, protocols, proxy, s3, signing, validation
 from mme.platform.autoscaling import Autoscaler, refuse_policy
 from mme.platform.backing import BackingFailed, Service
 from mme.platform.config import ObjectStore, PlatformConfig
@@ -210,9 +210,13 @@ class Gateway:
         place = s3.place(one)
         if place == "objects":
             await self._objects.up()
-            if presigned.is_presigned(request):
-                request = presigned.signed_anew(request, self._store)
+            if signing.is_presigned(request):
+                request = signing.signed_anew(request, self._store)
             await proxy.stream(self._session, self._objects.url, request, send)
+        elif place == "copy of a part":
+            await self._objects.up()
+            copied = await copies.copy_part(self._session, self._store, request)
+            await _send(send, copied.status, copied.headers, copied.body)
         elif place == "bucket":
             await self._kept("s3", request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), send)
         else:

@@ -125,7 +125,7 @@ async def stream(session: aiohttp.ClientSession, url: str, request: Request, sen
             raise ClientGone from error
         raise UpstreamGone(str(error)) from error
     async with answer:
-        await send({"type": "http.response.start", "status": answer.status, "headers": _passed_back(answer)})
+        await send({"type": "http.response.start", "status": answer.status, "headers": passed_back(answer)})
         async for piece in answer.content.iter_any():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -136,7 +136,7 @@ async def exchange(session: aiohttp.ClientSession, url: str, request: Request, b
     """Pass a small request on, whose body was read before, and return its answer. Raises UpstreamGone."""
     try:
         async with await _request(session, url, request, body) as answer:
-            return Answer(answer.status, _passed_back(answer), await answer.read())
+            return Answer(answer.status, passed_back(answer), await answer.read())
     except (aiohttp.ClientError, TimeoutError) as error:
         raise UpstreamGone(str(error)) from error
 
@@ -148,7 +148,7 @@ async def _request(session: aiohttp.ClientSession, url: str, request: Request, d
     )
 
 
-def _passed_back(answer: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+def passed_back(answer: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
     """The headers, with lower-case names as ASGI wants them; so are the keys of an object's metadata, as on AWS."""
     names = ((name.lower(), value) for name, value in answer.raw_headers)
     return [(name, value) for name, value in names if name.decode("latin-1") not in _NOT_PASSED_BACK]

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 from mme.platform.errors import AwsError
 
-Place = Literal["objects", "bucket", "both"]
+Place = Literal["objects", "bucket", "both", "copy of a part"]
 
 # Configuration of a bucket, as its sub-resource is called in the query, with the methods moto answers for.
 _BUCKET_CONFIGURATION = {
@@ -105,7 +105,7 @@ def call(method: str, raw_path: str, raw_query: str, headers: Mapping[str, str])
 
 
 def place(one: Call) -> Place:
-    """Where a call goes: to the objects, to the bucket's configuration, or to both, objects first.
+    """Where a call goes: to the objects, to the bucket's configuration, to both, or to `copies`.
 
     Raises NotImplementedHere naming what is not supported, before anything is changed.
     """
@@ -123,16 +123,17 @@ def place(one: Call) -> Place:
         raise _refusal(one, query)
     if one.query.get("delimiter", "/") not in ("", "/"):
         raise NotImplementedHere(f"the local S3 lists by the delimiter '/' only, not by {one.query['delimiter']!r}")
-    if one.method != "GET" and one.method != "HEAD":
+    if {"partNumber", "uploadId"} <= query and "x-amz-copy-source" in one.headers:
+        _refuse_unheeded(one, heeded=("x-amz-copy-source-if-match",))
+        return "copy of a part"
+    if one.method not in ("GET", "HEAD"):
         _refuse_unheeded(one)
-    if one.key and {"partNumber", "uploadId"} <= query and "x-amz-copy-source" in one.headers:
-        raise NotImplementedHere("the local S3 does not copy parts (UploadPartCopy); copy the object at once")
     return "both" if not one.key and one.method in ("PUT", "DELETE") else "objects"
 
 
-def _refuse_unheeded(one: Call) -> None:
+def _refuse_unheeded(one: Call, heeded: tuple[str, ...] = ()) -> None:
     for header, what in _UNHEEDED_IN_WRITES.items():
-        if header in one.headers:
+        if header in one.headers and header not in heeded:
             raise NotImplementedHere(f"the local S3 does not support {what}; leave {header} out, or use AWS")
     if "x-amz-copy-source" in one.headers and "versionId=" in one.headers["x-amz-copy-source"]:
         raise NotImplementedHere("the local S3 has no versions of objects; leave versionId out")

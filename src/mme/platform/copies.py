@@ -1,0 +1,73 @@
+"""Decides how a part of an upload is copied from another object: read here and put there, since rclone can't do it.
+
+`aws s3 cp` and boto3's `copy` copy in parts what is larger than 8 MB.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import quote, unquote
+
+import aiohttp
+from yarl import URL
+
+from mme.platform import signing
+from mme.platform.config import ObjectStore
+from mme.platform.errors import AwsError
+from mme.platform.proxy import Answer, Request, UpstreamGone, passed_back
+
+
+class PreconditionFailed(AwsError):
+    code = "PreconditionFailed"
+    status = 412
+
+
+async def copy_part(session: aiohttp.ClientSession, store: ObjectStore, request: Request) -> Answer:
+    """UploadPartCopy: S3's answer, or the store's where it refuses.
+
+    Raises what `signing.verify` raises, PreconditionFailed for a source that is another one than the caller thinks,
+    and UpstreamGone.
+    """
+    signing.verify(request, store)
+    source = "/" + quote(unquote(request.headers["x-amz-copy-source"]).lstrip("/"), safe="/~")
+    asked = request.headers.get("x-amz-copy-source-range")
+    headers = {} if asked is None else {"range": asked}
+    try:
+        read = await _send(session, store, "GET", source, "", headers)
+        async with read:
+            if read.status >= 300:
+                return Answer(read.status, passed_back(read), await read.read())
+            wanted = request.headers.get("x-amz-copy-source-if-match", "").strip('"')
+            if wanted and wanted != read.headers.get("etag", "").strip('"'):
+                raise PreconditionFailed("At least one of the pre-conditions you specified did not hold")
+            length = {"content-length": read.headers["content-length"]}
+            put = await _send(session, store, "PUT", request.path, request.query, length, read.content)
+            async with put:
+                body = await put.read()
+                if put.status >= 300:
+                    return Answer(put.status, passed_back(put), body)
+                return _result(put.headers["etag"])
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise UpstreamGone(str(error)) from error
+
+
+async def _send(
+    session: aiohttp.ClientSession,
+    store: ObjectStore,
+    method: str,
+    path: str,
+    query: str,
+    headers: dict[str, str],
+    body: aiohttp.StreamReader | None = None,
+) -> aiohttp.ClientResponse:
+    signature = signing.signed(method, path, query, headers, store)
+    url = URL(f"{store.s3_url}{path}" + (f"?{query}" if query else ""), encoded=True)
+    return await session.request(method, url, headers={**headers, **signature}, data=body)
+
+
+def _result(etag: str) -> Answer:
+    when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    members = f"<LastModified>{when}</LastModified><ETag>{etag.replace(chr(34), '&quot;')}</ETag>"
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<CopyPartResult>{members}</CopyPartResult>'.encode()
+    headers = [(b"content-type", b"application/xml"), (b"content-length", str(len(body)).encode())]
+    return Answer(200, headers, body)
