@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
+import resource
+import signal
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -251,3 +256,54 @@ async def test_the_container_gets_an_opaque_name_and_the_folder_of_the_package(r
 
 def model_id(rig: Any, target: str) -> str:
     return next(model.id for model in rig.instance.cache.models if model.target == target)
+
+
+async def test_a_disk_that_takes_no_more_is_unavailable_and_leaves_nothing_half_done(rig: Any) -> None:
+    rig.put("a.tar.gz", ballast="".join(chr(33 + (n * n + n // 7) % 90) for n in range(400_000)))
+    async with rig.up():
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            with pytest.raises(ServiceUnavailable, match="disk does not take .*a.tar.gz: File too large"):
+                await rig.ask("a.tar.gz")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [path.name for path in (rig.instance.folder / "models").iterdir()] == []
+        assert (await rig.ask("a.tar.gz"))["answer"] == "a.tar.gz"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_storm_of_calls_kills_and_evictions_ends_with_right_answers_and_nothing_in_use(
+    rig: Any, seed: int
+) -> None:
+    chance = random.Random(seed)
+    names = [f"m{number}.tar.gz" for number in range(12)]
+    for name in names:
+        rig.put(name, size=chance.choice([1, 1, 2]))
+    outcomes: Counter[str] = Counter()
+
+    async def caller() -> None:
+        for _ in range(40):
+            name = chance.choice(names)
+            try:
+                assert (await rig.ask(name))["answer"] == name
+                outcomes["answered"] += 1
+            except (ModelError, ServiceUnavailable) as error:
+                assert "507" not in str(error), "there was always something to evict"
+                outcomes[type(error).__name__] += 1
+
+    async with rig.up(rig.plan(environment={"STAND_IN_CAPACITY": "6"}, instance_count=2)):
+        callers = [asyncio.create_task(caller()) for _ in range(6)]
+        for _ in range(3):
+            await asyncio.sleep(chance.random() / 2)
+            if (container := chance.choice(rig.instances).container) is not None:
+                os.kill(container.pid, signal.SIGKILL)
+        await asyncio.gather(*callers)
+        for name in names:
+            assert (await rig.ask(name))["answer"] == name
+        for instance in rig.instances:
+            assert instance.in_flight == 0
+            assert all(model.in_use == 0 for model in instance.cache.models)
+            listed = await (await instance.ready()).models()
+            assert set(listed) == {model.id for model in instance.cache.models if model.where is Where.MEMORY}
+    assert outcomes["answered"] > 200

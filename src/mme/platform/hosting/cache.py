@@ -142,6 +142,11 @@ class ModelCache:
         return sum(1 for model in self._models.values() if model.where is Where.MEMORY)
 
     @property
+    def held_count(self) -> int:
+        """How many models are in memory or on their way there; what "emptiest" is measured by."""
+        return sum(1 for target in self._models if self.holds(target))
+
+    @property
     def disk_bytes(self) -> int:
         return sum(model.key.unpacked_bytes for model in self._models.values() if model.key)
 
@@ -209,19 +214,25 @@ class ModelCache:
         self._notify()
 
     def _change(self, model: Model, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        model.change = task
-        self._tasks.add(task)
+        async def run() -> None:
+            try:
+                await work
+            finally:
+                model.change = (
+                    None  # here and not in a callback: who looks in between would wait for a task that is done
+                )
+                if model.in_use == 0 and model.where is Where.S3:
+                    self._models.pop(model.target, None)
+                self._notify()
 
         def done(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            model.change = None
+            work.close()  # in case it was cancelled before it began
             if not task.cancelled() and (error := task.exception()):
                 log.info("%s: %s", model.target, error)
-            if model.in_use == 0 and model.where is Where.S3:
-                self._models.pop(model.target, None)
-            self._notify()
 
+        task = model.change = asyncio.create_task(run())
+        self._tasks.add(task)
         task.add_done_callback(done)
         return task
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mme.packages import UNPACKER_VERSION, Limits, PackageError, unpack
-from mme.platform.hosting.plans import PackageUnusable, StoreUnavailable
+from mme.platform.hosting.plans import DiskFull, PackageUnusable, StoreUnavailable
 from mme.platform.hosting.store import PackageStore, PackageVersion, S3Url
 
 _DOWNLOAD_ATTEMPTS = 3  # a broken connection is no reason to fail a call
@@ -76,7 +76,7 @@ class Disk:
         """Bring the package from S3 into place, in the stead of what was there.
 
         Awaits `reserve` with the bytes it is about to take up, first for the archive, then for its files too, and
-        takes no more. Raises PackageMissing, StoreUnavailable, PackageUnusable, and whatever `reserve` raises.
+        takes no more. Raises PackageMissing, StoreUnavailable, PackageUnusable, DiskFull, and what `reserve` raises.
         """
         new = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".new-", dir=self._folder))
         archive = new / "package.tar.gz"
@@ -90,6 +90,8 @@ class Disk:
             return await asyncio.to_thread(self._install, new, model_id, target, at, version, files_bytes)
         except PackageError as error:
             raise PackageUnusable(str(at), str(error)) from error
+        except OSError as error:
+            raise DiskFull(f"the instance's disk does not take {at}: {error.strerror or error}") from error
         finally:
             await asyncio.to_thread(shutil.rmtree, new, ignore_errors=True)
 

@@ -254,7 +254,7 @@ class Variant:
             in_use, instance = min(holders, key=lambda holder: holder[0])
             if not (self._replicate and others and in_use >= _REPLICATE_AT):
                 return instance
-        return min(others, key=lambda instance: (instance.cache.loaded_count, instance.in_flight, random.random()))
+        return min(others, key=lambda instance: (instance.cache.held_count, instance.in_flight, random.random()))
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 METRIC_BOUND = 20_000
 LOG_BOUND = 20_000
 _PERIOD_S = 1.0  # how long a log line may wait before it is sent
+_FIRST_AFTER_S = 5.0  # making AWS's clients takes a second of a core, which the first calls need more
 _RETRY_S = 2.0  # between attempts while CloudWatch is away
 _BATCH_METRICS = 500  # PutMetricData takes 1,000
 _BATCH_LINES = 1_000  # PutLogEvents takes 10,000 lines,
@@ -90,15 +91,14 @@ class Publisher:
 
     def _run(self) -> None:
         failed_at = float("-inf")
+        pause_s = _FIRST_AFTER_S
         while True:
             with self._condition:
-                self._condition.wait_for(
-                    lambda: self._is_closing or self._rounds_asked > self._rounds_done,
-                    _PERIOD_S if time.monotonic() - failed_at > _RETRY_S else _RETRY_S,
-                )
+                self._condition.wait_for(lambda: self._is_closing or self._rounds_asked > self._rounds_done, pause_s)
                 if self._is_closing:
                     return
                 asked = self._rounds_asked
+            pause_s = _PERIOD_S
             try:
                 self._send_metrics()
                 self._send_lines()
@@ -109,6 +109,7 @@ class Publisher:
                 if time.monotonic() - failed_at > 60:
                     log.warning("CloudWatch is away, metrics and log lines wait: %s", error)
                 failed_at = time.monotonic()
+                pause_s = _RETRY_S
                 self._streams.clear()
             with self._condition:
                 self._rounds_done = asked
