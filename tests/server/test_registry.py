@@ -130,6 +130,20 @@ def test_a_load_that_fails_leaves_nothing_and_may_be_repeated(tmp_path: Path) ->
     with_registry(tmp_path, test)
 
 
+def test_many_loads_at_once_all_succeed_and_leave_no_descriptor(tmp_path: Path) -> None:
+    async def test(registry: Registry) -> None:
+        url = package(tmp_path / "m")
+        await registry.load(LoadRequest("first", url))
+        before = psutil.Process().num_fds()
+        names = [f"m{number}" for number in range(200)]
+        await asyncio.gather(*(registry.load(LoadRequest(name, url)) for name in names))
+        assert all(registry.find(name).status == "READY" for name in names)
+        await asyncio.gather(*(registry.unload(name) for name in names))
+        await until(lambda: psutil.Process().num_fds() <= before, "no descriptor was left")
+
+    with_registry(tmp_path, test)
+
+
 def test_a_load_that_nobody_waited_for_is_seen_to_have_failed(tmp_path: Path) -> None:
     async def test(registry: Registry) -> None:
         model = registry.begin_load(LoadRequest("m", package(tmp_path / "m", "x = ("), synchronous=False))

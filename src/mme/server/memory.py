@@ -38,10 +38,11 @@ def raise_descriptor_limit() -> None:
 def pss_mb(pid: int) -> float:
     """What a process takes, shared pages counted in parts where the system can (else its resident size); 0 if gone."""
     try:
-        info = psutil.Process(pid).memory_full_info()
+        process = psutil.Process(pid)
+        size_bytes = process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss
     except (psutil.Error, OSError):
         return 0.0
-    return float(getattr(info, "pss", info.rss)) / _MB
+    return float(size_bytes) / _MB
 
 
 class Memory:
