@@ -196,8 +196,7 @@ def test_scikit_learn_models_are_forked_first_and_further_workers_and_learned_fo
         nursery = home.nursery()
         await nursery.start()
         await settled(nursery)
-        branch = next(branch for branch in nursery.status()["branches"] if branch["imports"])
-        assert branch["imports"] == ["joblib", "numpy"]
+        assert [branch["imports"] for branch in nursery.status()["branches"]] == [["djl_python"], ["joblib", "numpy"]]
         worker = await nursery.worker(specs["linear-regression"])
         answer, _ = await ask(worker, None)
         assert "modules" not in answer  # the branch has it all
@@ -243,6 +242,30 @@ def test_forked_workers_draw_different_random_numbers(home):
         code = "import random, numpy.random; answer = [random.random(), numpy.random.random()]"
         draws = [tuple(await value(worker, code)) for worker in workers]
         assert len({a for a, _ in draws}) == len({b for _, b in draws}) == len(workers)
+        await nursery.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("code", "imports"),
+    [
+        ("def handle(inputs):\n    import packaging.version", ["packaging.version"]),
+        ("def handle(inputs):\n    import importlib\n    importlib.import_module('packaging.version')", []),
+    ],
+)
+def test_imports_inside_functions_are_learned_too(home, code, imports):
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        spec = home.model("lazy", code)
+        await loaded(nursery, spec)
+        await settled(nursery)
+        branch = nursery.status()["branches"][-1]
+        assert branch["imports"] == imports
+        again = await nursery.worker(spec)
+        answer, _ = await ask(again, None)
+        assert "modules" not in answer
         await nursery.close()
 
     run(test)
@@ -457,11 +480,11 @@ def test_a_killed_branch_harms_no_worker_and_is_grown_again(home):
     async def test() -> None:
         nursery = home.nursery()
         await nursery.start()
-        spec = home.model("branch", "import decimal, packaging.version\n" + EVAL)
+        spec = home.model("branch", "import packaging.version\n" + EVAL)
         await loaded(nursery, spec)
         await settled(nursery)
         before = await loaded(nursery, spec)
-        branch = next(each["pid"] for each in nursery.status()["branches"] if each["imports"])
+        branch = nursery.status()["branches"][-1]["pid"]
         os.kill(branch, signal.SIGKILL)
         await gone(branch)
         assert await value(before, "answer = 1") == 1

@@ -31,7 +31,7 @@ class Key:
 
 
 def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
-    """The key of a package: the modules that its Python files import at top level, but for its own and the library's.
+    """The key of a package: the modules that its Python files import, in functions too, but for its own and Python's.
 
     A file that isn't Python counts as one that imports nothing: its worker will say what is wrong with it.
     """
@@ -43,7 +43,7 @@ def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
             names.update(_imported(path))
     if not entry_point.endswith(".py"):
         names.add(entry_point)
-        own.discard("djl_python")
+        own.discard("djl_python")  # a handler of DJL's own, such as djl_python.sklearn_handler
     return Key(frozenset(name for name in names if name.partition(".")[0] not in own), frozenset(env.items()))
 
 
@@ -52,7 +52,7 @@ def _imported(path: Path) -> Iterable[str]:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
         return
-    for node in tree.body:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

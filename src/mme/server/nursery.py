@@ -27,7 +27,7 @@ from .importsets import ImportSets, Key, key_of
 from .spawner import Spawner
 
 _BASE = ["djl_python", "mme.server.worker.api", "csv", "uuid", "pickle", "mme.server.worker.rehearsal"]
-_BASE_KEY = Key(frozenset(), frozenset())
+_BASE_KEY = Key(frozenset({"djl_python"}), frozenset())  # no model's: `key_of` leaves the API out
 _BRANCH_TIMEOUT_S = 180.0  # importing torch on a busy machine takes a minute
 _MAX_BRANCHES = 8  # each holds its imports in memory; the least recently used goes, its workers stay
 _BUILDS_AT_ONCE = 2
@@ -234,10 +234,11 @@ class Nursery:
         if _BASE_KEY in self._building:
             await asyncio.shield(self._building[_BASE_KEY])
         fitting = [other for other in self._branches if other.env == key.env and other.imports <= key.imports]
-        if not fitting:
-            return self._spawner.root, False
-        best = max(fitting, key=lambda other: len(other.imports))
-        return self._branches[best].server, best == _BASE_KEY and self._is_bare(key)
+        if fitting and not self._is_bare(key):
+            return self._branches[max(fitting, key=lambda other: len(other.imports))].server, False
+        if _BASE_KEY in self._branches and not key.env:
+            return self._branches[_BASE_KEY].server, self._is_bare(key)
+        return self._spawner.root, False
 
     def _build(self, key: Key) -> asyncio.Task[None]:
         task = self._building.get(key)
