@@ -1,0 +1,134 @@
+"""The `aws` command line, version 1, as people type it: an endpoint's whole life, and the files around it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from mme.platform.launch import Running
+
+ROLE = "arn:aws:iam::000000000000:role/role"
+WAIT = {"Delay": 1, "MaxAttempts": 120}
+
+HANDLER = """
+from djl_python import Output
+
+
+def handle(inputs):
+    return None if inputs.is_empty() else Output().add_as_json(inputs.get_as_json())
+"""
+
+Aws = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def aws(platform: Running) -> Aws:
+    """Runs `aws` and returns what it prints; a failure is raised with what it says."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+        "AWS_ENDPOINT_URL": platform.url,
+        "AWS_ACCESS_KEY_ID": platform.access_key,
+        "AWS_SECRET_ACCESS_KEY": platform.secret_key,
+        "AWS_DEFAULT_REGION": platform.region,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+    def run(*arguments: str) -> str:
+        argv = [sys.executable, "-W", "ignore", "-m", "awscli", *arguments]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise RuntimeError(f"aws {' '.join(arguments)}: {done.stderr}")
+        return done.stdout
+
+    return run
+
+
+def package(file: Path) -> Path:
+    with tarfile.open(file, "w:gz") as archive:
+        for name, text in (("model.py", HANDLER), ("serving.properties", "engine=Python\n")):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return file
+
+
+def test_an_endpoint_lives_its_life_by_the_command_line(aws: Aws, client: Any, tmp_path: Path) -> None:
+    aws("s3", "mb", "s3://cli-models")
+    aws("s3", "cp", str(package(tmp_path / "echo.tar.gz")), "s3://cli-models/models/")
+    container = {"Image": "image", "Mode": "MultiModel", "ModelDataUrl": "s3://cli-models/models/"}
+    variant = {"VariantName": "A", "ModelName": "cli", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    made = aws(
+        *("sagemaker", "create-model", "--model-name", "cli", "--execution-role-arn", ROLE),
+        *("--primary-container", json.dumps(container), "--tags", "Key=a,Value=b"),
+    )
+    assert json.loads(made) == {"ModelArn": "arn:aws:sagemaker:us-east-1:000000000000:model/cli"}
+    config = ("--endpoint-config-name", "cli")
+    aws("sagemaker", "create-endpoint-config", *config, "--production-variants", json.dumps([variant]))
+    aws("sagemaker", "create-endpoint", "--endpoint-name", "cli", *config)
+    # `aws sagemaker wait` looks every 30 s, and at once.
+    client("sagemaker").get_waiter("endpoint_in_service").wait(EndpointName="cli", WaiterConfig=WAIT)
+    aws("sagemaker", "wait", "endpoint-in-service", "--endpoint-name", "cli")
+    answer = tmp_path / "answer.json"
+    said = aws(
+        *("sagemaker-runtime", "invoke-endpoint", "--endpoint-name", "cli", "--target-model", "echo.tar.gz"),
+        *("--content-type", "application/json", "--body", '{"x": 1}', str(answer)),
+    )
+    assert json.loads(said)["InvokedProductionVariant"] == "A"
+    assert json.loads(answer.read_text()) == {"x": 1}
+    with pytest.raises(RuntimeError, match=r"An error occurred \(ValidationError\) when calling the InvokeEndpoint"):
+        aws(
+            *("sagemaker-runtime", "invoke-endpoint", "--endpoint-name", "cli", "--target-model", "none.tar.gz"),
+            *("--body", "{}", str(answer)),
+        )
+    assert "cli" in aws("sagemaker", "list-endpoints", "--name-contains", "cli", "--output", "text")
+    aws("sagemaker", "delete-endpoint", "--endpoint-name", "cli")
+    client("sagemaker").get_waiter("endpoint_deleted").wait(EndpointName="cli", WaiterConfig=WAIT)
+    aws("sagemaker", "wait", "endpoint-deleted", "--endpoint-name", "cli")
+
+
+def test_folders_are_synchronised_listed_copied_signed_and_removed(aws: Aws, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "sub folder").mkdir(parents=True)
+    (here / "a.txt").write_text("a")
+    (here / "sub folder" / "größe.txt").write_text("b")
+    (here / "large").write_bytes(os.urandom(9 << 20))
+    aws("s3", "mb", "s3://cli-files")
+    aws("s3", "sync", str(here), "s3://cli-files/folder")
+    assert aws("s3", "sync", str(here), "s3://cli-files/folder") == ""
+    aws("s3", "cp", "s3://cli-files/folder/large", "s3://cli-files/copy/large")
+    aws("s3", "mv", "s3://cli-files/folder/a.txt", "s3://cli-files/copy/a.txt")
+    listed = aws("s3", "ls", "s3://cli-files", "--recursive")
+    assert [line.split(maxsplit=3)[3] for line in listed.splitlines()] == [
+        "copy/a.txt",
+        "copy/large",
+        "folder/large",
+        "folder/sub folder/größe.txt",
+    ]
+    with urlopen(aws("s3", "presign", "s3://cli-files/copy/a.txt").strip()) as answer:
+        assert answer.read() == b"a"
+    aws("s3", "cp", "s3://cli-files/copy", str(there), "--recursive")
+    assert (there / "large").read_bytes() == (here / "large").read_bytes()
+    aws("s3", "rb", "s3://cli-files", "--force")
+    assert "cli-files" not in aws("s3", "ls")
+
+
+def test_metrics_and_logs_are_read_and_written(aws: Aws) -> None:
+    aws("cloudwatch", "put-metric-data", "--namespace", "cli", "--metric-name", "calls", "--value", "3")
+    assert "calls" in aws("cloudwatch", "list-metrics", "--namespace", "cli")
+    aws("logs", "create-log-group", "--log-group-name", "/cli")
+    aws("logs", "create-log-stream", "--log-group-name", "/cli", "--log-stream-name", "one")
+    event = f"timestamp={time.time_ns() // 1_000_000},message=a line of its own"
+    aws("logs", "put-log-events", "--log-group-name", "/cli", "--log-stream-name", "one", "--log-events", event)
+    found = aws("logs", "filter-log-events", "--log-group-name", "/cli", "--output", "text")
+    assert "a line of its own" in found
