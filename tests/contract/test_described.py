@@ -136,6 +136,36 @@ LOADS: dict[str, tuple[str, str, tuple[int, str, str | None]]] = {
         "",
         (500, "EngineException", "Python stream closed unexpectedly, exit code: 3"),
     ),
+    "the import exits": (
+        "import sys\nsys.exit(5)\n",
+        "",
+        (500, "EngineException", "Python stream closed unexpectedly, exit code: 5"),
+    ),
+    "the import is interrupted": (
+        "raise KeyboardInterrupt\n",
+        "",
+        (500, "EngineException", "Python stream closed unexpectedly, exit code: 130"),
+    ),
+    "the import is killed": (
+        "import os\nos.kill(os.getpid(), 9)\n",
+        "",
+        (500, "EngineException", "Python stream closed unexpectedly, exit code: 137"),
+    ),
+    "the init call exits": (
+        INIT.format("raise SystemExit"),
+        "",
+        (500, "EngineException", "Python worker disconnected."),
+    ),
+    "no such module": (
+        scenes._WHOLE,
+        "option.entryPoint=nope",
+        (500, "EngineException", "Python stream closed unexpectedly, exit code: 1"),
+    ),
+    "memory that isn't a number": (
+        scenes._WHOLE,
+        "required_memory_mb=abc",
+        (409, "NumberFormatException", 'For input string: "abc"'),
+    ),
     "no such interpreter": (
         scenes._WHOLE,
         "option.pythonExecutable=/nope/python",
@@ -187,6 +217,29 @@ def test_a_load_is_read_as_gson_reads_it(served: Container, name: str) -> None:
 def test_a_number_in_a_query_is_read_as_java_reads_it(served: Container, value: str) -> None:
     answer = served.call("POST", f"/models?model_name=m&url=/nope&min_worker={value}")
     assert error(answer)[:2] == (409, "NumberFormatException")
+
+
+FILES: dict[str, tuple[tuple[str, ...], tuple[int, str]]] = {
+    "a model of another engine beside model.py": (("model.py", "model.onnx"), (409, "IllegalArgumentException")),
+    "a model of PyTorch": (("model.pt",), (409, "IllegalArgumentException")),
+    "weights under another name": (("weights.pt",), (404, "ModelNotFoundException")),
+    "a transformers model without transformers' handler": (("config.json",), (500, "EngineException")),
+    "code under another name": (("serve.py",), (404, "ModelNotFoundException")),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_engine_is_told_by_the_files(stage: scenes.Stage, name: str) -> None:
+    files, expected = FILES[name]
+    model = name.replace(" ", "-").replace("'", "")
+    folder = stage.put(model, {each: "" for each in files})
+    assert error(stage.container.load(model, folder))[:2] == expected
+
+
+def test_a_time_limit_that_is_not_a_number_is_passed_over(stage: scenes.Stage) -> None:
+    folder = stage.put("limit", {"model.py": scenes._WHOLE, "serving.properties": "option.predict_timeout=abc\n"})
+    assert stage.container.load("limit", folder).status == 200
+    stage.container.unload("limit")
 
 
 def test_bounds_of_workers_are_told_as_they_were_asked(served: Container) -> None:

@@ -22,9 +22,15 @@ from mme.server.errors import InvalidValue, JavaFailure, LoadFailed, ModelNotFou
 log = logging.getLogger(__name__)
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")  # what Integer.parseInt takes
-_SKLEARN_FILE = re.compile(r"model\.(skops|joblib|pkl|pickle|cloudpickle)")
+_SKLEARN_FILES = (".skops", ".joblib", ".pkl", ".pickle", ".cloudpkl")
 # Engines that DJL would choose for these files, and that are not served here.
-_OTHER_ENGINES = {"model.onnx": "OnnxRuntime", "saved_model.pb": "TensorFlow", "model.json": "XGBoost"}
+_OTHER_ENGINES = {
+    "PyTorch": (".pt",),
+    "TritonServer": ("config.pbtxt",),
+    "TensorFlow": ("saved_model.pb",),
+    "OnnxRuntime": (".onnx",),
+    "XGBoost": (".json", ".xgb", ".bst"),
+}
 # Keys outside `option.` that are honoured, or have no meaning on CPU; others are logged.
 _KNOWN_KEYS = frozenset(
     "engine minWorkers maxWorkers cpu.minWorkers cpu.maxWorkers gpu.minWorkers gpu.maxWorkers batch_size "
@@ -145,10 +151,10 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
     folder = model_dir(request.url)
     environ = container.environ
     settings = _option_defaults(environ) | java_properties.read(folder / "serving.properties")
-    recommended = _check_engine(folder, request.engine or settings.get("engine"))
-    settings.setdefault("engine", "Python")
     settings.setdefault("option.handler", "handle")
     options = {key.removeprefix("option."): value for key, value in settings.items() if key.startswith("option.")}
+    recommended = _check_engine(folder, options, request.engine or settings.get("engine"))
+    settings.setdefault("engine", "Python")
     _refuse_large_model_options(options)
     _log_unknown_keys(request.name, settings)
 
@@ -163,15 +169,15 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
 
     batch_size = number("max_dynamic_batch_size", number("batch_size", 1), request.batch_size)
     min_workers, max_workers = _workers(request, settings, environ)
+    entry_point, fallback = _entry_points(folder, options, environ, recommended)
     return ModelConfig(
         name=request.name,
         url=request.url,
         version=request.version,
         model_dir=folder,
         properties={key.removeprefix("option."): value for key, value in settings.items() if key != "option.env"},
-        entry_point=_entry_point(folder, options, environ, recommended),
-        # A script for the built-in handler has no `handle` of its own.
-        fallback_entry_point=recommended or "",
+        entry_point=entry_point,
+        fallback_entry_point=fallback,
         handler=options["handler"],
         python=_interpreter(folder, options.get("pythonExecutable", environ.get("PYTHON_EXECUTABLE"))),
         env=_env(options.get("env", "")),
@@ -181,8 +187,8 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
         max_batch_delay_s=number("max_batch_delay", 100, request.max_batch_delay_ms) / 1000,
         queue_size=number("job_queue_size", 1000, request.queue_size),
         max_idle_s=number("max_idle_time", 60, request.max_idle_s),
-        predict_timeout_s=_integer(options.get("predict_timeout", environ.get("PREDICT_TIMEOUT", "120"))),
-        load_timeout_s=_integer(options.get("model_loading_timeout", environ.get("MODEL_LOADING_TIMEOUT", "240"))),
+        predict_timeout_s=_seconds("predict_timeout", options, environ, 120),
+        load_timeout_s=_seconds("model_loading_timeout", options, environ, 240),
         retry_threshold=number("retry_threshold", 0),
         required_mb=megabytes("required_memory_mb"),
         reserved_mb=megabytes("reserved_memory_mb"),
@@ -198,6 +204,16 @@ def _integer(value: str) -> int:
     return int(value)
 
 
+def _seconds(key: str, options: Mapping[str, str], environ: Mapping[str, str], default: int) -> int:
+    """A time limit; one that isn't a number is passed over with a warning, as in DJL's PyModel."""
+    fallback = _integer(environ.get(key.upper(), str(default)))
+    try:
+        return _integer(options.get(key, str(fallback)))
+    except NotANumber as error:
+        log.warning("option.%s: %s; it stays at %d s", key, error, fallback)
+        return fallback
+
+
 def _option_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     """`OPTION_FOO=x` stands for `option.foo=x`; only `entryPoint` keeps its capital."""
     defaults = {}
@@ -208,37 +224,44 @@ def _option_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     return defaults
 
 
-def _check_engine(folder: Path, engine: str | None) -> str | None:
-    """The entry point that DJL recommends for the files of the folder, once the engine is sure to be Python."""
+def _check_engine(folder: Path, options: Mapping[str, str], engine: str | None) -> str | None:
+    """The entry point that DJL recommends for the files of the folder, once the engine is sure to be Python.
+
+    Source: ModelInfo.inferEngine and PyModel.load.
+    """
     files = {entry.name for entry in folder.iterdir() if entry.is_file()}
-    recommended = "djl_python.sklearn_handler" if any(map(_SKLEARN_FILE.fullmatch, files)) else None
+    stems = {"model", options.get("modelName", folder.name)}
+
+    def has(*names: str) -> bool:
+        return any(stem + name in files if name.startswith(".") else name in files for name in names for stem in stems)
+
+    recommended = None
+    if has(*_SKLEARN_FILES):
+        recommended = "djl_python.sklearn_handler"
+    elif "model_id" in options or has("config.json"):
+        recommended = "djl_python.huggingface"
     if engine is None:
-        other = next((_OTHER_ENGINES[name] for name in _OTHER_ENGINES if name in files), None)
-        if other is None and any(name.endswith((".pt", ".zip")) for name in files):
-            other = "PyTorch"
-        # A serving.properties that names no engine is enough for DJL only beside a model file.
-        if "model.py" in files or (recommended and other is None):
-            engine = "Python"
-        elif other is None:
+        other = next((name for name, theirs in _OTHER_ENGINES.items() if has(*theirs)), None)
+        if other is None and recommended is None and not has(".py") and not (folder / "MAR-INF").is_dir():
             raise ModelNotFound(f"Failed to detect engine of the model: {folder}")
-        else:
-            engine = other
+        engine = other or "Python"
     if engine not in ("Python", "MPI"):
         raise InvalidValue(f"Deep learning engine not found: {engine}")
     return recommended
 
 
-def _entry_point(folder: Path, options: Mapping[str, str], environ: Mapping[str, str], recommended: str | None) -> str:
+def _entry_points(
+    folder: Path, options: Mapping[str, str], environ: Mapping[str, str], recommended: str | None
+) -> tuple[str, str]:
+    """The entry point, and the one that serves if that has no such function (a script for a built-in handler)."""
     chosen = options.get("entryPoint", environ.get("DJL_ENTRY_POINT"))
     if chosen:
-        return chosen
+        return chosen, ""
     if (folder / "model.py").is_file():
-        return "model.py"
-    if recommended is None and "model_id" in options:
-        recommended = "djl_python.huggingface"
+        return "model.py", recommended or ""
     if recommended is None:
         raise JavaFailure("FileNotFoundException", f".py file not found in: {folder}")
-    return recommended
+    return recommended, ""
 
 
 def _interpreter(folder: Path, executable: str | None) -> str | None:

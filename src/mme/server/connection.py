@@ -17,6 +17,7 @@ from mme.server.worker import frames
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16  # below malloc's threshold for a mapping of its own
+_EXIT_GRACE_S = 2.0
 _LARGE_READ_BYTES = 1 << 20  # once an answer turns out to be large
 DISCONNECTED = "java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected."
 TIMED_OUT = "java.util.concurrent.TimeoutException"
@@ -83,7 +84,7 @@ class Worker:
         try:
             header = await self._init
         except ConnectionError:
-            code = await self.process.exited
+            code = await self._exit_code()
             if self._has_imported:
                 raise LoadFailed("Python worker disconnected.") from None
             raise LoadFailed(_stream_closed(code if code >= 0 else 128 - code)) from None
@@ -97,6 +98,14 @@ class Worker:
         if failure["kind"] == "import":
             raise LoadFailed(_stream_closed(1))
         raise LoadFailed(f"Failed to initialize model: {header.get('message', 'invoke handler failure')}")
+
+    async def _exit_code(self) -> int:
+        """How the process ended, or is about to: its socket goes first. Killed if it doesn't end by itself."""
+        try:
+            await asyncio.wait([self.process.exited], timeout=_EXIT_GRACE_S)
+        finally:
+            self.process.kill()
+        return await asyncio.shield(self.process.exited)
 
     def dispatch(self, calls: Sequence[Call], handler: str, timeout_s: float) -> None:
         """Send calls, as a batch if there are several."""
@@ -121,6 +130,7 @@ class Worker:
         """Kill the process; calls under way fail with `error`. `on_lost` isn't called."""
         if not self._is_lost:
             self._leave(error or WorkerFailed(DISCONNECTED))
+        self.process.kill()  # one that was lost in its init call may still be ending
 
     def _send(self, buffers: list[frames.Buffer]) -> None:
         if self._unsent:
@@ -246,7 +256,8 @@ class Worker:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
-        self.process.kill()
+        if self._init is None or self._init.done():
+            self.process.kill()
         if self._timer is not None:
             self._timer.cancel()
         if self._init is not None and not self._init.done():
