@@ -71,6 +71,28 @@ def test_code_200_always_says_ok_and_other_codes_say_what_the_handler_says(serve
     assert op(served, "status", code=299).reason == "my message"
 
 
+STREAMS = """\
+from djl_python import Output
+def handle(inputs):
+    if inputs.is_empty():
+        return None
+    asked = inputs.get_as_string()
+    pieces = {"none": iter([]), "kinds": iter(["a", b"b", bytearray(b"c"), {"d": 1}])}[asked]
+    output = Output().add_stream_content(pieces, output_formatter=None)
+    output.add_property("Content-Type", "text/x-mine")
+    return output
+"""
+
+
+def test_streamed_pieces_may_be_text_bytes_or_json(stage: scenes.Stage) -> None:
+    stage.container.load("streams", stage.put("streams", {"model.py": STREAMS}))
+    kinds, none = stage.invoke("streams", "kinds"), stage.invoke("streams", "none")
+    assert (kinds.body, header(kinds, "transfer-encoding")) == (b'abc{\n  "d":1\n}', "chunked")
+    assert (none.status, none.body, header(none, "content-length")) == (200, b"", "0")
+    assert header(kinds, "content-type") == header(none, "content-type") == "text/x-mine"
+    stage.container.unload("streams")
+
+
 def test_what_a_handler_prints_does_not_disturb_its_answer(served: Container) -> None:
     assert op(served, "print").body == b"ok"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 from collections.abc import Iterator
@@ -59,6 +60,23 @@ def test_model_py_is_executed_once_in_a_worker(ours: Container, tmp_path: Path) 
     pid = re.search(r'"pid":(\d+)', body)
     assert pid and body.count(f'"{pid[1]}"') == 1
     assert "by the init call" in body
+
+
+STREAMING = """\
+from djl_python import Output
+def handle(inputs):
+    if inputs.is_empty():
+        return None
+    return Output().add_stream_content((1 // n for n in [1, 0]), output_formatter=str)
+"""
+
+
+def test_a_stream_that_fails_is_cut_off(ours: Container, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(STREAMING)
+    assert ours.load("streaming", tmp_path).status == 200
+    with pytest.raises(http.client.IncompleteRead) as cut:
+        ours.call("POST", "/models/streaming/invoke", {}, b"x")
+    assert cut.value.partial == b"1"
 
 
 def test_each_further_difference_names_a_test_that_shows_it() -> None:

@@ -100,17 +100,28 @@ def _stream(head: frames.Header, output: Output) -> Iterator[list[frames.Buffer]
     closing: frames.Header = {"id": head["id"], "index": 0, "more": False}
     opening: frames.Header = head | {"index": 0, "more": True}
     try:
-        for piece in output.stream_content:
-            if output.stream_output_formatter is not None:
-                piece = output.stream_output_formatter(piece)
+        for piece in _pieces(output):
             yield frames.encode(opening, _piece_bytes(piece))
             opening = {"id": head["id"], "index": 0, "more": True}
     except Exception as error:
         logging.exception("Failed read streaming content from output")
         closing["error"] = str(error)
+    if "code" in opening and "error" not in closing:
+        yield _answer(head, 0, b"")  # no piece at all: an answer without a body
+        return
     if "code" in opening:
         yield frames.encode(opening)
     yield frames.encode(closing)
+
+
+def _pieces(output: Output) -> Iterator[Any]:
+    """What the handler streams, formatted. As in DJL only an iterator will do: next() of a list is a TypeError."""
+    while True:
+        try:
+            piece = next(output.stream_content)
+        except StopIteration:
+            return
+        yield piece if output.stream_output_formatter is None else output.stream_output_formatter(piece)
 
 
 async def stream_of_outputs(
