@@ -114,6 +114,29 @@ def test_a_client_does_not_choose_the_handler(served: Container, headers: dict[s
     assert answer.reason == "The handler can't be overridden in a request"
 
 
+@pytest.mark.parametrize("path", ["/invocations", "/v1/chat/completions"])
+@pytest.mark.parametrize("named", ["query", "header"])
+def test_the_routes_of_single_models_take_a_models_name(served: Container, path: str, named: str) -> None:
+    place = f"{path}?model_name=sink" if named == "query" else path
+    headers = JSON if named == "query" else JSON | {"model_name": "sink"}
+    assert served.call("POST", place, headers, b'{"op": "text"}').body == b"plain"
+
+
+def test_a_model_is_a_workflow_of_its_own(served: Container) -> None:
+    assert served.call("GET", "/workflows/sink").body == served.call("GET", "/models/sink").body
+    assert error(served.call("DELETE", "/workflows/nope"))[:2] == (404, "ModelNotFoundException")
+    asked = served.call("POST", "/workflows")
+    assert error(asked) == (400, "BadRequestException", "Either parameter url or template is required.")
+
+
+def test_metrics_and_the_log_level_are_under_server(served: Container) -> None:
+    metrics = served.call("GET", "/server/metrics")
+    assert (metrics.status, (header(metrics, "content-type") or "")[:10]) == (200, "text/plain")
+    assert error(served.call("POST", "/server/metrics"))[0] == 405
+    assert json.loads(served.call("GET", "/server/logging?level=info").body) == {"status": "OK"}
+    assert error(served.call("GET", "/server/other"))[:2] == (404, "ResourceNotFoundException")
+
+
 def test_a_chunked_request_is_one_content(served: Container) -> None:
     head = "POST /models/sink/invoke HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert '"len":5' in served.raw([f"{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"])

@@ -113,7 +113,7 @@ def error(answer: httpx.Response) -> tuple[int, str, str]:
         ("POST", "/models?url=/nope/x", 404, "ModelNotFoundException"),
         ("POST", "/invocations", 400, "BadRequestException"),
         ("POST", "/predictions/nope", 404, "ModelNotFoundException"),
-        ("POST", "/workflows", 405, "MethodNotAllowedException"),
+        ("POST", "/workflows", 400, "BadRequestException"),
         ("POST", "/_mme/models", 404, "ResourceNotFoundException"),
     ],
 )

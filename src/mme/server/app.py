@@ -1,7 +1,8 @@
 """Decides which request means what: DJL Serving's routes for the multi-model contract, and one place for failures.
 
-`/ping`, `/models…`, `/invocations`, `/predictions/…` and `/workflows` are DJL's; `/metrics` (Prometheus) and
-`/_mme/models` (processes and memory) are ours. Routes, quirks included, are those of DJL Serving 0.36.
+`/ping`, `/models…`, `/invocations`, `/predictions/…`, `/v1/chat/completions`, `/workflows…` and `/server/…` are DJL's;
+`/metrics` (as `/server/metrics`) and `/_mme/models` (processes and memory) are ours. Routes, quirks included, are those
+of DJL Serving 0.36.
 """
 
 from __future__ import annotations
@@ -105,15 +106,19 @@ class App:
                 self._model(exchange, name, None, dict(query))
             case ["models", name, version, *_]:
                 self._model(exchange, name, version, dict(query))
-            case ["invocations"]:
+            case ["invocations"] | ["v1", "chat", "completions"]:
                 self._invocations(exchange, query)
             case ["predictions", name, *_]:
                 self._invoke(exchange, name, query)
-            case ["workflows"] if exchange.method == "GET":
-                self._list_workflows(exchange, dict(query))
-            case ["workflows", *_]:
+            case ["workflows"]:
+                self._workflows(exchange, dict(query))
+            case ["workflows", name]:
+                self._model(exchange, name, None, dict(query))
+            case ["server", "logging"]:
+                self._set_log_level(exchange, dict(query))
+            case ["server", "metrics"] if exchange.method != "GET":
                 raise MethodNotAllowed()
-            case ["metrics"] if exchange.method == "GET":
+            case ["metrics"] | ["server", "metrics"] if exchange.method == "GET":
                 exchange.answer(200, metrics.render(self.registry), [("content-type", metrics.CONTENT_TYPE)])
             case ["_mme", "models"] if exchange.method == "GET":
                 exchange.answer_json(200, java_json(self.registry.status()))
@@ -167,7 +172,17 @@ class App:
         else:
             raise MethodNotAllowed()
 
-    def _list_workflows(self, exchange: Exchange, query: Mapping[str, str]) -> None:
+    def _set_log_level(self, exchange: Exchange, query: Mapping[str, str]) -> None:
+        level = logging.getLevelNamesMapping().get(query.get("level", "info").upper(), logging.INFO)
+        logging.getLogger().setLevel(level)
+        exchange.answer_json(200, java_json({"status": "OK"}))
+
+    def _workflows(self, exchange: Exchange, query: Mapping[str, str]) -> None:
+        """Each model is a workflow of its own; workflows of several are not served."""
+        if exchange.method == "POST":
+            raise BadRequest("Either parameter url or template is required.")
+        if exchange.method != "GET":
+            raise MethodNotAllowed()
         page, token = self._page(query)
         token = token or {"nextPageToken": str(len(self.registry.models))}
         exchange.answer_json(200, java_json(token | {"workflows": [{"workflowName": model.name} for model in page]}))
