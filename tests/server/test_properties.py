@@ -104,9 +104,7 @@ def test_only_option_entrypoint_names_the_entry_point_in_the_environment(tmp_pat
     assert read(folder, {"OPTION_ENTRY_POINT": "serve.py"}).entry_point == "model.py"
 
 
-@pytest.mark.parametrize(
-    "line", ["minWorkers=abc", "maxWorkers=1 ", "batch_size=1.5", "option.predict_timeout=x", "job_queue_size="]
-)
+@pytest.mark.parametrize("line", ["minWorkers=abc", "maxWorkers=1 ", "batch_size=1.5", "job_queue_size="])
 def test_what_is_not_a_whole_number_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(NotANumber, match="For input string"):
         read(package(tmp_path, line + "\n"))

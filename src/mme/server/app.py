@@ -8,15 +8,12 @@ of DJL Serving 0.36.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
 from collections.abc import Coroutine, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from mme.server import metrics
+from mme.server import arguments, metrics
 from mme.server.call import Call
 from mme.server.config import LoadRequest
 from mme.server.errors import (
@@ -31,6 +28,7 @@ from mme.server.errors import (
     java_json,
 )
 from mme.server.exchange import Exchange
+from mme.server.integers import integer
 from mme.server.registry import Model, Registry
 
 log = logging.getLogger(__name__)
@@ -38,19 +36,6 @@ log = logging.getLogger(__name__)
 _PAGE = 100  # models in one answer at most
 _INVOKE = "/invoke"
 _TARGET_MODEL = "x-amzn-sagemaker-target-model"
-# Gson's text for a key it expects a colon after; of Java's texts only the type is promised.
-_URL_IS_NULL = 'Cannot invoke "String.startsWith(String)" because "<parameter1>" is null'
-_TEXTS = ("model_name", "url", "model_version", "engine", "device", "synchronous")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
-_INT_MAX = 2**31 - 1
-_NUMBERS = {
-    "batch_size": "batch_size",
-    "job_queue_size": "queue_size",
-    "max_idle_time": "max_idle_s",
-    "max_batch_delay": "max_batch_delay_ms",
-    "min_worker": "min_workers",
-    "max_worker": "max_workers",
-}
 
 
 class App:
@@ -189,8 +174,8 @@ class App:
 
     def _page(self, query: Mapping[str, str]) -> tuple[list[Model], dict[str, str]]:
         """The models that were asked for, by name, and where the next page begins."""
-        limit = _number(query.get("limit", str(_PAGE)))
-        start = _number(query.get("next_page_token", "0"))
+        limit = integer(query.get("limit", str(_PAGE)))
+        start = integer(query.get("next_page_token", "0"))
         models = sorted(self.registry.models.values(), key=lambda model: model.name)
         if limit < 0 or limit > _PAGE:
             limit = _PAGE
@@ -223,7 +208,7 @@ class App:
 
     async def _scale(self, exchange: Exchange, name: str, query: Mapping[str, str]) -> None:
         try:
-            least, most = (_number(query.get(key, "-1")) for key in ("min_worker", "max_worker"))
+            least, most = (integer(query.get(key, "-1")) for key in ("min_worker", "max_worker"))
         except NotANumber as error:
             raise InvalidParameter(str(error)) from None
         await self.registry.scale(name, None if least < 0 else least, None if most < 0 else most)
@@ -237,10 +222,10 @@ class App:
     def _register(self, exchange: Exchange, query: Mapping[str, str]) -> None:
         headers = {name.lower(): value for name, value in exchange.headers}
         if headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-            arguments = _json_object(exchange.body)
+            given = arguments.from_json(exchange.body)
         else:
-            arguments = _query_arguments(query)
-        request = _load_request(arguments, headers.get(_TARGET_MODEL, ""))
+            given = arguments.from_query(query)
+        request = arguments.load_request(given, headers.get(_TARGET_MODEL, ""))
         if request.synchronous:
             self._later(exchange, self._load(exchange, request))
         else:
@@ -250,74 +235,3 @@ class App:
     async def _load(self, exchange: Exchange, request: LoadRequest) -> None:
         await self.registry.load(request)
         exchange.answer_json(200, java_json({"status": f'Model "{request.name}" registered.'}))
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    """The arguments of a load. Raises what Java answers for what it can't read."""
-    try:
-        arguments = json.loads(body or b"null")
-    except (ValueError, RecursionError) as error:
-        raise JavaFailure("JsonSyntaxException", str(error)) from None
-    if arguments is None:
-        raise JavaFailure("NullPointerException")
-    if not isinstance(arguments, dict):
-        raise JavaFailure("JsonSyntaxException", f"Expected BEGIN_OBJECT but was {type(arguments).__name__}")
-    for key, value in arguments.items():
-        if key in _NUMBERS and value is not None:
-            arguments[key] = _json_number(value)
-        elif key in _TEXTS and isinstance(value, dict | list):
-            raise JavaFailure("JsonSyntaxException", f"Expected a string but was {type(value).__name__}")
-    if arguments.get("url") is None:
-        raise JavaFailure("NullPointerException", _URL_IS_NULL)
-    if arguments.get("model_name") is None:
-        raise JavaFailure("NullPointerException")
-    return arguments
-
-
-def _json_number(value: Any) -> int:
-    """A whole number as Gson takes it, as a text too."""
-    try:
-        number = float("nan" if isinstance(value, bool) else value)
-        if number.is_integer() and abs(number) <= _INT_MAX:
-            return int(number)
-    except (TypeError, ValueError, OverflowError):
-        pass  # said below
-    raise JavaFailure("JsonSyntaxException", f'For input string: "{value}"')
-
-
-def _query_arguments(query: Mapping[str, str]) -> dict[str, Any]:
-    if "url" not in query:
-        raise BadRequest("Parameter url is required.")
-    arguments: dict[str, Any] = dict(query)
-    if not arguments.get("model_name"):
-        arguments["model_name"] = PurePosixPath(query["url"]).name.partition(".")[0]
-    return arguments
-
-
-def _load_request(arguments: Mapping[str, Any], target_model: str) -> LoadRequest:
-    given = {field: arguments[key] for key, field in _NUMBERS.items() if arguments.get(key) is not None}
-    numbers = {field: value if isinstance(value, int) else _number(value) for field, value in given.items()}
-    synchronous = arguments.get("synchronous", True)
-    return LoadRequest(
-        name=_text(arguments["model_name"]) or "",
-        url=_text(arguments["url"]) or "",
-        version=_text(arguments.get("model_version")),
-        engine=_text(arguments.get("engine")),
-        target_model=target_model,
-        synchronous=str(synchronous).lower() == "true",
-        **numbers,
-    )
-
-
-def _text(value: Any) -> str | None:
-    """As Gson reads a number or a truth value where a text is wanted."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)
-
-
-def _number(value: str) -> int:
-    """As Java's Integer.parseInt. Raises NotANumber."""
-    if not _INTEGER.fullmatch(value) or abs(int(value)) > _INT_MAX:
-        raise NotANumber(value)
-    return int(value)

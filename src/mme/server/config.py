@@ -16,21 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mme.server import engines
 from mme.server import properties as java_properties
-from mme.server.errors import InvalidValue, JavaFailure, LoadFailed, ModelNotFound, NotANumber
+from mme.server.errors import LoadFailed, ModelNotFound, NotANumber
+from mme.server.integers import integer
 
 log = logging.getLogger(__name__)
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")  # what Integer.parseInt takes
-_SKLEARN_FILES = (".skops", ".joblib", ".pkl", ".pickle", ".cloudpkl")
-# Engines that DJL would choose for these files, and that are not served here.
-_OTHER_ENGINES = {
-    "PyTorch": (".pt",),
-    "TritonServer": ("config.pbtxt",),
-    "TensorFlow": ("saved_model.pb",),
-    "OnnxRuntime": (".onnx",),
-    "XGBoost": (".json", ".xgb", ".bst"),
-}
 # Keys outside `option.` that are honoured, or have no meaning on CPU; others are logged.
 _KNOWN_KEYS = frozenset(
     "engine minWorkers maxWorkers cpu.minWorkers cpu.maxWorkers gpu.minWorkers gpu.maxWorkers batch_size "
@@ -153,7 +145,7 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
     settings = _option_defaults(environ) | java_properties.read(folder / "serving.properties")
     settings.setdefault("option.handler", "handle")
     options = {key.removeprefix("option."): value for key, value in settings.items() if key.startswith("option.")}
-    recommended = _check_engine(folder, options, request.engine or settings.get("engine"))
+    recommended = engines.recommended_entry_point(folder, options, request.engine or settings.get("engine"))
     settings.setdefault("engine", "Python")
     _refuse_large_model_options(options)
     _log_unknown_keys(request.name, settings)
@@ -161,15 +153,15 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
     def number(key: str, default: int, requested: int | None = None) -> int:
         if requested is not None and requested >= 0:
             return requested
-        return _integer(settings.get(key, environ.get(f"SERVING_{key.upper()}", str(default))))
+        return integer(settings.get(key, environ.get(f"SERVING_{key.upper()}", str(default))))
 
     def megabytes(key: str) -> int | None:
         value = settings.get(key, environ.get(f"SERVING_{key.upper()}"))
-        return None if value is None else _integer(value)
+        return None if value is None else integer(value)
 
     batch_size = number("max_dynamic_batch_size", number("batch_size", 1), request.batch_size)
     min_workers, max_workers = _workers(request, settings, environ)
-    entry_point, fallback = _entry_points(folder, options, environ, recommended)
+    entry_point, fallback = engines.entry_points(folder, options, environ, recommended)
     return ModelConfig(
         name=request.name,
         url=request.url,
@@ -194,21 +186,15 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
         reserved_mb=megabytes("reserved_memory_mb"),
         async_mode=options.get("async_mode", "").lower() == "true",
         enable_venv=options.get("enable_venv", "").lower() == "true",
-        max_content_bytes=_integer(environ.get("MAX_NETTY_BUFFER_SIZE", str(_MAX_CONTENT_BYTES))),
+        max_content_bytes=integer(environ.get("MAX_NETTY_BUFFER_SIZE", str(_MAX_CONTENT_BYTES))),
     )
-
-
-def _integer(value: str) -> int:
-    if not _INTEGER.fullmatch(value):
-        raise NotANumber(value)
-    return int(value)
 
 
 def _seconds(key: str, options: Mapping[str, str], environ: Mapping[str, str], default: int) -> int:
     """A time limit; one that isn't a number is passed over with a warning, as in DJL's PyModel."""
-    fallback = _integer(environ.get(key.upper(), str(default)))
+    fallback = integer(environ.get(key.upper(), str(default)))
     try:
-        return _integer(options.get(key, str(fallback)))
+        return integer(options.get(key, str(fallback)))
     except NotANumber as error:
         log.warning("option.%s: %s; it stays at %d s", key, error, fallback)
         return fallback
@@ -222,46 +208,6 @@ def _option_defaults(environ: Mapping[str, str]) -> dict[str, str]:
             key = name.removeprefix("OPTION_").lower()
             defaults["option." + ("entryPoint" if key == "entrypoint" else key)] = value
     return defaults
-
-
-def _check_engine(folder: Path, options: Mapping[str, str], engine: str | None) -> str | None:
-    """The entry point that DJL recommends for the files of the folder, once the engine is sure to be Python.
-
-    Source: ModelInfo.inferEngine and PyModel.load.
-    """
-    files = {entry.name for entry in folder.iterdir() if entry.is_file()}
-    stems = {"model", options.get("modelName", folder.name)}
-
-    def has(*names: str) -> bool:
-        return any(stem + name in files if name.startswith(".") else name in files for name in names for stem in stems)
-
-    recommended = None
-    if has(*_SKLEARN_FILES):
-        recommended = "djl_python.sklearn_handler"
-    elif "model_id" in options or has("config.json"):
-        recommended = "djl_python.huggingface"
-    if engine is None:
-        other = next((name for name, theirs in _OTHER_ENGINES.items() if has(*theirs)), None)
-        if other is None and recommended is None and not has(".py") and not (folder / "MAR-INF").is_dir():
-            raise ModelNotFound(f"Failed to detect engine of the model: {folder}")
-        engine = other or "Python"
-    if engine not in ("Python", "MPI"):
-        raise InvalidValue(f"Deep learning engine not found: {engine}")
-    return recommended
-
-
-def _entry_points(
-    folder: Path, options: Mapping[str, str], environ: Mapping[str, str], recommended: str | None
-) -> tuple[str, str]:
-    """The entry point, and the one that serves if that has no such function (a script for a built-in handler)."""
-    chosen = options.get("entryPoint", environ.get("DJL_ENTRY_POINT"))
-    if chosen:
-        return chosen, ""
-    if (folder / "model.py").is_file():
-        return "model.py", recommended or ""
-    if recommended is None:
-        raise JavaFailure("FileNotFoundException", f".py file not found in: {folder}")
-    return recommended, ""
 
 
 def _interpreter(folder: Path, executable: str | None) -> str | None:
@@ -290,7 +236,7 @@ def _workers(request: LoadRequest, settings: Mapping[str, str], environ: Mapping
             return requested
         value = settings.get(f"cpu.{bound}Workers", settings.get(f"{bound}Workers"))
         value = forced or value or environ.get(f"SERVING_{bound.upper()}_WORKERS")
-        return None if value is None else _integer(value)
+        return None if value is None else integer(value)
 
     least = count("min", request.min_workers)
     most = count("max", request.max_workers)
