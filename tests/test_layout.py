@@ -21,12 +21,17 @@ BUILT_IN_HANDLERS = {"sklearn_handler.py", "xgboost_handler.py"}
 
 
 def imported(path: Path) -> set[str]:
+    """What a file imports when it is imported; what a function imports when it is called doesn't count."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    left: list[ast.AST] = [ast.parse(path.read_text())]
+    while left:
+        node = left.pop()
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.add((node.module or "").split(".")[0])
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            left += ast.iter_child_nodes(node)
     return names
 
 
