@@ -1,4 +1,4 @@
-"""What import-linter cannot say: what starts in every worker process imports the standard library and numpy, no more."""
+"""What import-linter cannot say: a worker process starts with the standard library and numpy, no more."""
 
 from __future__ import annotations
 
