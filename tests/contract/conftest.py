@@ -36,17 +36,20 @@ class Replay:
         self._broken: dict[str, BaseException] = {}
 
     @property
-    def container(self) -> container.Container:
-        """A container with no model loaded; the embedded one is replaced when it cannot be cleared."""
-        if self._container and self._url is None and not self._container.clear():
+    def is_ours(self) -> bool:
+        """Is it the embedded server, whose differences are listed?"""
+        return self._container is not None and self._container.is_ours
+
+    def fresh(self) -> container.Container:
+        """The container with no model loaded; the embedded one is replaced when it cannot be cleared."""
+        if self._container is None and self._url is not None:
+            self._container = container.Container(self._url)
+        if self._container is not None and not self._container.clear():
+            assert self._url is None, f"{self._url} has models that cannot be unloaded: start it anew"
             self.close()
         if self._container is None:
-            if self._url is not None:
-                self._container = container.Container(self._url)
-                assert self._container.clear(), f"{self._url} has models that cannot be unloaded: use a fresh one"
-            else:
-                self._running = container.embedded()
-                self._container = self._running.__enter__()
+            self._running = container.embedded()
+            self._container = self._running.__enter__()
         return self._container
 
     def outcome(self, case: transcript.Case) -> tuple[Any, Any]:
@@ -57,7 +60,7 @@ class Replay:
         return self._played[case.scene][case.name]
 
     def _play(self, scene: str) -> None:
-        stage = scenes.Stage(self.container, self.folder(scene), transcript.scenes()[scene])
+        stage = scenes.Stage(self.fresh(), self.folder(scene), transcript.scenes()[scene])
         self._played[scene] = stage.outcomes
         try:
             scenes.play(stage)

@@ -25,6 +25,10 @@ The contract suite replays {count} requests and answers recorded from DJL Servin
 here: status, reason, headers, body and the state afterwards. The {other} others differ on purpose, in the ways below;
 the suite fails if anything else differs, and if a difference in this table is gone.
 
+The same suite runs against any container, and expects DJL's own answers of one that isn't the embedded server:
+`pytest tests/contract --container-url http://127.0.0.1:8080 --models-root DIR`, where the container sees the folder
+under the same path.
+
 Written by `python tests/contract/differences.py` from `tests/contract/differences.toml`.
 
 | cases | DJL Serving 0.36 | here | why it is better for you |

@@ -353,7 +353,7 @@ def _sklearn(stage: Stage) -> None:
 
 
 _BROKEN = "raise RuntimeError('not yet')\n"
-_WHOLE = (
+WHOLE = (
     "from djl_python import Output\ndef handle(inputs):\n    return None if inputs.is_empty() else Output().add('x')\n"
 )
 
@@ -361,7 +361,7 @@ _WHOLE = (
 def _failed_load(stage: Stage) -> None:
     folder = stage.put("fixme", {"model.py": _BROKEN, "serving.properties": _PROPERTIES})
     stage.play("failed-load/first", "failed-load/models", "failed-load/ping-at-once")
-    stage.put("fixme", {"model.py": _WHOLE})
+    stage.put("fixme", {"model.py": WHOLE})
     stage.play("failed-load/retry-after-fix")
     stage.container.unload("fixme")
     stage.put("fixme", {"model.py": _BROKEN})
@@ -419,7 +419,7 @@ def _raw(stage: Stage) -> None:
         stage.outcomes[name] = {"raw": recorded}, {"raw": got}
 
 
-_PID = _WHOLE.replace("'x'", "str(__import__('os').getpid())")
+_PID = WHOLE.replace("'x'", "str(__import__('os').getpid())")
 
 
 def _urls(stage: Stage) -> None:

@@ -21,7 +21,7 @@ NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
 @pytest.fixture(scope="module")
 def stage(replay: Replay) -> Iterator[scenes.Stage]:
     """A stage with the handler that does whatever a request asks for loaded as `sink`."""
-    staged = scenes.Stage(replay.container, replay.folder("described"), [])
+    staged = scenes.Stage(replay.fresh(), replay.folder("described"), [])
     sink = {"model.py": transcript.kitchen_sink(), "serving.properties": PROPERTIES}
     assert staged.container.load("sink", staged.put("sink", sink)).status == 200
     yield staged
@@ -150,7 +150,7 @@ def test_the_name_of_a_model_ends_at_a_slash(stage: scenes.Stage) -> None:
 
 
 def test_a_name_may_have_blanks(stage: scenes.Stage) -> None:
-    folder = stage.put("a b", {"model.py": scenes._WHOLE, "serving.properties": PROPERTIES})
+    folder = stage.put("a b", {"model.py": scenes.WHOLE, "serving.properties": PROPERTIES})
     assert stage.container.load("a b", folder).status == 200
     assert stage.container.call("POST", "/models/a%20b/invoke", {}, b"x").body == b"x"
     assert json.loads(stage.container.unload("a b").body)["status"] == 'Model or workflow "a b" unregistered'
@@ -161,7 +161,7 @@ def test_a_model_without_a_name_cannot_be_unloaded_by_it(served: Container) -> N
 
 
 def test_a_url_may_be_a_file_url(stage: scenes.Stage) -> None:
-    folder = stage.put("by-url", {"model.py": scenes._WHOLE})
+    folder = stage.put("by-url", {"model.py": scenes.WHOLE})
     body = json.dumps({"model_name": "by-url", "url": f"file://{folder}"}).encode()
     assert stage.container.call("POST", "/models", JSON, body).status == 200
     assert stage.container.unload("by-url").status == 200
@@ -175,7 +175,7 @@ LOADS: dict[str, tuple[str, str, tuple[int, str, str | None]]] = {
     "no memory in the init call": (INIT.format("raise MemoryError('x')"), "", (507, "EngineException", "OOM")),
     "the init call answers an error": (INIT.format("return Output().error('x')"), "", (500, "EngineException", FAILED)),
     "no such function": ("x = 1\n", "", (500, "EngineException", FAILED)),
-    "another function's name": (scenes._WHOLE, "option.handler=serve", (500, "EngineException", FAILED)),
+    "another function's name": (scenes.WHOLE, "option.handler=serve", (500, "EngineException", FAILED)),
     "the import ends the process": (
         "import os\nos._exit(3)\n",
         "",
@@ -202,27 +202,27 @@ LOADS: dict[str, tuple[str, str, tuple[int, str, str | None]]] = {
         (500, "EngineException", "Python worker disconnected."),
     ),
     "no such module": (
-        scenes._WHOLE,
+        scenes.WHOLE,
         "option.entryPoint=nope",
         (500, "EngineException", "Python stream closed unexpectedly, exit code: 1"),
     ),
     "memory that isn't a number": (
-        scenes._WHOLE,
+        scenes.WHOLE,
         "required_memory_mb=abc",
         (409, "NumberFormatException", 'For input string: "abc"'),
     ),
     "no such interpreter": (
-        scenes._WHOLE,
+        scenes.WHOLE,
         "option.pythonExecutable=/nope/python",
         (500, "EngineException", "error=2, No such file or directory"),
     ),
     "an interpreter that may not be run": (
-        scenes._WHOLE,
+        scenes.WHOLE,
         "option.pythonExecutable=./model.py",
         (500, "EngineException", "error=13, Permission denied"),
     ),
     "workers that aren't a number": (
-        scenes._WHOLE,
+        scenes.WHOLE,
         "minWorkers=abc",
         (409, "NumberFormatException", 'For input string: "abc"'),
     ),
@@ -282,7 +282,7 @@ def test_the_engine_is_told_by_the_files(stage: scenes.Stage, name: str) -> None
 
 
 def test_a_time_limit_that_is_not_a_number_is_passed_over(stage: scenes.Stage) -> None:
-    folder = stage.put("limit", {"model.py": scenes._WHOLE, "serving.properties": "option.predict_timeout=abc\n"})
+    folder = stage.put("limit", {"model.py": scenes.WHOLE, "serving.properties": "option.predict_timeout=abc\n"})
     assert stage.container.load("limit", folder).status == 200
     stage.container.unload("limit")
 
@@ -299,7 +299,7 @@ def test_bounds_of_workers_must_be_numbers(served: Container) -> None:
 
 
 def test_a_model_scaled_to_nothing_refuses_calls(stage: scenes.Stage) -> None:
-    folder = stage.put("none", {"model.py": scenes._WHOLE, "serving.properties": PROPERTIES})
+    folder = stage.put("none", {"model.py": scenes.WHOLE, "serving.properties": PROPERTIES})
     stage.container.load("none", folder)
     assert stage.container.call("PUT", "/models/none?min_worker=0&max_worker=0").status == 200
     answer = stage.invoke("none", "x")

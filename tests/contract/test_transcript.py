@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_the_recorded_answer(name: str, replay: Replay) -> None:
     case = transcript.cases()[name]
     recorded, seen = replay.outcome(case)
-    ours = differences.of(case) if replay.container.is_ours else []
+    ours = differences.of(case) if replay.is_ours else []
     expected = recorded
     for difference in ours:
         expected = difference.applied(case, expected)
