@@ -281,6 +281,7 @@ async def test_a_storm_of_calls_kills_and_evictions_ends_with_right_answers_and_
     for name in names:
         rig.put(name, size=chance.choice([1, 1, 2]))
     outcomes: Counter[str] = Counter()
+    killed: list[Any] = []
 
     async def caller() -> None:
         for _ in range(40):
@@ -298,7 +299,8 @@ async def test_a_storm_of_calls_kills_and_evictions_ends_with_right_answers_and_
             await asyncio.sleep(chance.random() / 2)
             if (container := chance.choice(rig.instances).container) is not None:
                 os.kill(container.pid, signal.SIGKILL)
-        await asyncio.gather(*callers)
+                killed.append(container)
+        await asyncio.gather(*callers, *(container.exited for container in killed))
         for name in names:
             assert (await rig.ask(name))["answer"] == name
         for instance in rig.instances:

@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mme.platform.errors import ModelError, ValidationError
@@ -163,10 +165,21 @@ async def test_what_a_container_starts_ends_with_it(rig: Any) -> None:
         environment = dict(
             line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line
         )
-        orphan = await asyncio.create_subprocess_exec("sleep", "600", env=environment, start_new_session=True)
+        starter = await asyncio.create_subprocess_exec(
+            sys.executable, "-S", "-c", START_ORPHAN, env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        assert starter.stdout is not None
+        orphan = psutil.Process(int(await starter.stdout.readline()))
         os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(10):
-            assert await orphan.wait() == -signal.SIGKILL
+        await rig.until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+        await starter.wait()
+
+
+START_ORPHAN = """
+import os
+pid = os.posix_spawnp("sleep", ["sleep", "600"], os.environ, setsid=True)
+print(pid, flush=True)
+"""
 
 
 async def test_a_container_gets_its_budget_and_its_models_environment_but_no_credentials(

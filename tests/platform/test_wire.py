@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -136,3 +139,30 @@ async def test_a_call_that_is_cancelled_takes_its_connection_along() -> None:
         await asyncio.wait({call})
         assert (await connections.post("/x", {}, b""))[2] == b"ok"
         assert server.connections == 2
+
+
+async def test_a_connection_that_was_closed_while_it_was_idle_is_not_used_even_before_the_loop_sees_it() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-S", "-c", ONE_ANSWER_SERVER, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    connections = Connections(f"http://127.0.0.1:{int(await process.stdout.readline())}")
+    assert (await connections.post("/x", {}, b""))[2] == b"ok"
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and the event loop has not run since
+    with pytest.raises(Broken) as caught:
+        await connections.post("/x", {}, b"")
+    assert not caught.value.is_sent
+    await process.wait()
+    connections.close()
+
+
+ONE_ANSWER_SERVER = """
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+there, _ = listener.accept()
+there.recv(65536)
+there.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+there.recv(65536)
+"""

@@ -150,7 +150,8 @@ class Container:
         self._connections = Connections(self._address.result())
         self._session = aiohttp.ClientSession(
             self._address.result(),
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+            # Each on a connection of its own: one to a container that has just died is refused, and so surely not sent.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -189,9 +190,10 @@ class Container:
                 os.killpg(self.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass  # it ended this very moment, which is what is wanted
+        await self.exited  # before the sweep, which would take the exit code of a child that is not yet reaped
         await asyncio.to_thread(sweep, "MME_CONTAINER", self.id)
-        await self.exited
-        await self._reading
+        await asyncio.wait({self._reading}, timeout=1)
+        self._reading.cancel()  # a process that shed its mark may hold the pipe open
         if not self._address.done():
             self._address.cancel()
 

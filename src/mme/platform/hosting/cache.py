@@ -8,6 +8,7 @@ endpoint model caching behavior".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import hashlib
 import logging
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from mme.platform.containers import Container, ContainerGone
+from mme.platform.containers import Container, ContainerGone, Reply
 from mme.platform.hosting.disk import Disk, DiskKey
 from mme.platform.hosting.plans import (
     ContainerLost,
@@ -29,6 +30,8 @@ from mme.platform.hosting.plans import (
 from mme.platform.hosting.store import PackageStore, S3Url
 
 log = logging.getLogger(__name__)
+
+_EVICTIONS_AT_LEAST = 16  # a load may cause, however few models are loaded when it begins
 
 Observe = Callable[[str, float], None]
 """Takes the name of one of AWS's metrics and a value, times in microseconds."""
@@ -108,6 +111,7 @@ class ModelCache:
         self._disk_budget_bytes = disk_budget_bytes
         self._load_timeout_s = load_timeout_s
         self._loads = asyncio.Semaphore(loads_at_once)
+        self._room = asyncio.Lock()
         self._observe = observe
         self._models: dict[str, Model] = {}
         self._arriving: dict[str, int] = {}  # bytes of disk that packages on their way here have reserved
@@ -300,7 +304,23 @@ class ModelCache:
         self._arriving[model.id] = size_bytes
 
     async def _bring_to_memory(self, model: Model) -> None:
-        evictions_left = len(self._models)
+        evictions_left: int | None = None
+        async with contextlib.AsyncExitStack() as stack:
+            while (refusal := await self._load(model)) is not None:
+                if evictions_left is None:
+                    # One load at a time makes room, so that none takes what another one's evictions freed. The bound
+                    # keeps a model that never fits from driving out, again and again, what calls bring back meanwhile.
+                    had_to_wait = self._room.locked()
+                    await stack.enter_async_context(self._room)
+                    evictions_left = 2 * self.loaded_count + _EVICTIONS_AT_LEAST
+                    if had_to_wait:
+                        continue
+                if evictions_left == 0 or not await self._make_room():
+                    raise LoadRefused(refusal.status, refusal.message())
+                evictions_left -= 1
+
+    async def _load(self, model: Model) -> Reply | None:
+        """Have the container load the model. Returns its reply where it has no memory for it (507)."""
         while True:
             container = await self._containers.ready()
             async with self._loads:
@@ -310,19 +330,20 @@ class ModelCache:
                     reply = await container.load(model.id, self._disk.model_folder(model.id))
                 except ContainerGone as error:
                     await self._containers.settle(container)
+                    if not error.is_sent:
+                        continue
                     raise ContainerLost(f"the container went away while it loaded {model.target}") from error
                 finally:
                     model.where = Where.DISK
                     self._notify()
-            if reply.status == 200 or reply.status == 409 and await self._is_listed(container, model):
-                if container is not await self._containers.ready():
-                    continue
+            if reply.status == 507:
+                return reply
+            if reply.status != 200 and not (reply.status == 409 and await self._is_listed(container, model)):
+                raise LoadRefused(reply.status, reply.message())
+            if container is await self._containers.ready():
                 model.where, model.is_broken, model.loaded_at = Where.MEMORY, False, time.monotonic()
                 self._observe("ModelLoadingTime", _us_since(started))
-                return
-            if reply.status != 507 or evictions_left <= 0 or not await self._make_room(container):
-                raise LoadRefused(reply.status, reply.message())
-            evictions_left -= 1
+                return None
 
     async def _is_listed(self, container: Container, model: Model) -> bool:
         """409 says that the model is there already, but DJL says it of a bad engine too; the list tells which it is."""
@@ -334,19 +355,21 @@ class ModelCache:
     def _is_idle(model: Model) -> bool:
         return model.in_use == 0 and model.change is None
 
-    async def _make_room(self, container: Container) -> bool:
-        """Unload the least recently used idle model; without one, wait until something changes. False: nothing can."""
-        in_memory = [model for model in self._models.values() if model.where is Where.MEMORY]
-        idle = [model for model in in_memory if self._is_idle(model)]
-        if idle:
-            victim = min(idle, key=lambda model: model.last_used)
-            log.info("%s leaves memory, unused since %.1f s", victim.target, time.monotonic() - victim.last_used)
-            await self._change(victim, self._unload(victim, container))
-        elif in_memory or any(model.where in (Where.LOADING, Where.UNLOADING) for model in self._models.values()):
+    async def _make_room(self) -> bool:
+        """Unload the least recently used idle model; without one, wait for one. False: there is nothing to unload."""
+        while True:
+            in_memory = [model for model in self._models.values() if model.where is Where.MEMORY]
+            if idle := [model for model in in_memory if self._is_idle(model)]:
+                victim = min(idle, key=lambda model: model.last_used)
+                log.info("%s leaves memory, unused for %.1f s", victim.target, time.monotonic() - victim.last_used)
+                await self._change(victim, self._unload(victim, await self._containers.ready()))
+                return True
+            moving = [model for model in self._models.values() if model.where in (Where.LOADING, Where.UNLOADING)]
+            if not in_memory and not moving:
+                return False
             await self._something_changes()
-        else:
-            return False
-        return True
+            if any(model.where not in (Where.LOADING, Where.UNLOADING) for model in moving):
+                return True  # one that was on its way has arrived, or has not
 
     async def _unload(self, model: Model, container: Container) -> None:
         model.where = Where.UNLOADING

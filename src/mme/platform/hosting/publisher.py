@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -117,6 +116,8 @@ class Publisher:
 
     def _client(self, service: str) -> Any:
         if service not in self._clients:
+            import botocore.session  # slow, and no start of the platform has to wait for it
+
             self._clients[service] = botocore.session.get_session().create_client(
                 service,
                 region_name=self._config.region,
