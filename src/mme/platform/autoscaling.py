@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -265,6 +264,8 @@ class Registry:
 
     @functools.cached_property
     def _client(self) -> Any:
+        import botocore.session  # slow, and no start of the platform has to wait for it
+
         return botocore.session.get_session().create_client(
             "application-autoscaling",
             region_name=self._config.region,
