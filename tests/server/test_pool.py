@@ -37,6 +37,9 @@ def handle(inputs):
         open("held", "a").close()
         with open("gate") as gate:
             gate.read(1)
+    if asked == "stall":
+        pieces = (time.sleep(600 * (piece == "b")) or piece for piece in "ab")
+        return Output().add_stream_content(pieces, output_formatter=None)
     if asked == "stream":
         return Output().add_stream_content(iter(["a", "b"]), output_formatter=None)
     return Output().add(f"{asked} {os.getpid()}")
@@ -288,6 +291,16 @@ def test_a_stream_comes_in_pieces(tmp_path: Path) -> None:
         assert asked.wire.written.endswith(b"1\r\na\r\n1\r\nb\r\n")
 
     with_pool(tmp_path, test)
+
+
+def test_a_stream_that_stalls_is_cut_off_and_its_worker_replaced(tmp_path: Path) -> None:
+    async def test(pool: Pool) -> None:
+        stalled, behind = Asked(pool, "stall"), Asked(pool, "x")
+        assert await stalled.answer() == "cut off"
+        assert stalled.wire.written.endswith(b"1\r\na\r\n")
+        await behind.pid()
+
+    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
 
 
 BATCHES = """\

@@ -7,7 +7,6 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from math import inf
 from typing import Any, Protocol
 
 from mme.server.call import Call
@@ -39,12 +38,12 @@ class Process(Protocol):
 class _Flight:
     """The calls of one request frame, with what is left to be answered."""
 
-    __slots__ = ("calls", "left", "deadline")
+    __slots__ = ("calls", "timeout_s", "deadline")
 
-    def __init__(self, calls: Sequence[Call], deadline: float) -> None:
-        self.calls = calls
-        self.left = len(calls)
-        self.deadline = deadline
+    def __init__(self, calls: Sequence[Call], timeout_s: float, now: float) -> None:
+        self.calls = dict(enumerate(calls))
+        self.timeout_s = timeout_s
+        self.deadline = now + timeout_s
 
 
 class Worker:
@@ -120,10 +119,9 @@ class Worker:
         if len(calls) == 1:
             calls[0].properties.setdefault("handler", handler)
         number = next(self._ids)
-        deadline = self._loop.time() + timeout_s
-        self.flights[number] = _Flight(calls, deadline)
+        flight = self.flights[number] = _Flight(calls, timeout_s, self._loop.time())
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._check_time)
+            self._timer = self._loop.call_at(flight.deadline, self._check_time)
         self._send(frames.encode({"id": number, "op": "invoke", "inputs": inputs}, *parts))
 
     def close(self, error: ServerError | None = None) -> None:
@@ -218,12 +216,12 @@ class Worker:
                 call.begin(header["code"], header["message"], header.get("properties", ()), self._flow)
             call.piece(body)
             if more:
-                flight.deadline = inf
+                flight.deadline = self._loop.time() + flight.timeout_s
                 return
             self._flow(True)
             call.end(complete="error" not in header)
-        flight.left -= 1
-        if not flight.left:
+        del flight.calls[header["index"]]
+        if not flight.calls:
             del self.flights[header["id"]]
             self._on_free(self)
 
@@ -265,7 +263,7 @@ class Worker:
         now = self._loop.time()
         flights, self.flights = self.flights, {}
         for flight in flights.values():
-            for call in flight.calls:
+            for call in flight.calls.values():
                 call.failed(late if late is not None and flight.deadline <= now else error)
 
 
