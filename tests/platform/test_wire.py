@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 
@@ -142,18 +141,16 @@ async def test_a_call_that_is_cancelled_takes_its_connection_along() -> None:
 
 
 async def test_a_connection_that_was_closed_while_it_was_idle_is_not_used_even_before_the_loop_sees_it() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-S", "-c", ONE_ANSWER_SERVER, stdout=asyncio.subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-S", "-c", ONE_ANSWER_SERVER], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    connections = Connections(f"http://127.0.0.1:{int(await process.stdout.readline())}")
+    connections = Connections(f"http://127.0.0.1:{int(process.stdout.readline())}")
     assert (await connections.post("/x", {}, b""))[2] == b"ok"
-    os.kill(process.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and the event loop has not run since
+    process.kill()
+    process.wait()  # it is dead, and the event loop has not run since
     with pytest.raises(Broken) as caught:
         await connections.post("/x", {}, b"")
     assert not caught.value.is_sent
-    await process.wait()
+    process.stdout.close()
     connections.close()
 
 
