@@ -32,6 +32,7 @@ def handle(inputs):
         __import__("gate").wait("hold")
     return Output().add(str(os.getpid()))
 """
+HELD_INIT = "def handle(inputs):\n    __import__('gate').wait('init')\n"
 PROPERTIES = (
     "engine=Python\nminWorkers={workers}\nmaxWorkers={workers}\nrequired_memory_mb=10\noption.predict_timeout=60\n"
 )
@@ -69,14 +70,19 @@ class Machine(RuleBasedStateMachine):
         """Would a call be answered now: is the model absent, or has it a worker that isn't held?"""
         return name not in self.models or len(self.models[name].held) < self.models[name].workers
 
-    @rule(name=st.sampled_from(NAMES), workers=st.integers(1, 2))
-    def load(self, name: str, workers: int) -> None:
+    def package(self, code: str, workers: int = 1) -> Path:
+        """A new folder with a model."""
         self.loads += 1
         folder = self.folder / str(self.loads)
         folder.mkdir(parents=True)
-        (folder / "model.py").write_text(HANDLER)
+        (folder / "model.py").write_text(code)
         (folder / "gate.py").write_text(GATE)
         (folder / "serving.properties").write_text(PROPERTIES.format(workers=workers))
+        return folder
+
+    @rule(name=st.sampled_from(NAMES), workers=st.integers(1, 2))
+    def load(self, name: str, workers: int) -> None:
+        folder = self.package(HANDLER, workers)
         answer = self.container.load(name, folder)
         if name in self.models:
             assert answer.status == 409
@@ -86,11 +92,22 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), code=st.sampled_from(["", "import not_there_xyz", "raise MemoryError", "x = ("]))
     def load_what_cannot_be_loaded(self, name: str, code: str) -> None:
-        folder = self.folder / "broken"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.py").write_text(code)
-        (folder / "serving.properties").write_text(PROPERTIES.format(workers=1))
-        assert self.container.load(name, folder).status == (409 if name in self.models else 500)
+        assert self.container.load(name, self.package(code)).status == (409 if name in self.models else 500)
+
+    @precondition(lambda self: len(self.models) < len(NAMES))
+    @rule(data=st.data())
+    def unload_while_it_loads(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from([name for name in NAMES if name not in self.models]))
+        folder = self.package(HELD_INIT)
+        gate = Gate(folder, "init")
+        loading = self.threads.submit(self.container.load, name, folder)
+        gate.expect(1)
+        assert self.container.load(name, folder).status == 409
+        assert self.ask(name, "").status == 503
+        assert self.container.unload(name).status == 200
+        assert (loading.result().status, json.loads(loading.result().body)["message"]) == (503, "Worker shutting down")
+        gate.expect_deaths()
+        gate.close()
 
     @rule(name=st.sampled_from(NAMES))
     def unload(self, name: str) -> None:
@@ -133,6 +150,13 @@ class Machine(RuleBasedStateMachine):
         os.kill(pid, signal.SIGKILL)
         until(lambda: not is_alive(pid), "the worker was dead")
         assert self.ask(name, "").status == 200
+
+    @rule()
+    def kill_the_templates(self) -> None:
+        for model in json.loads(self.container.call("GET", "/_mme/models").body)["models"]:
+            if model["template"]:
+                os.kill(model["template"]["pid"], signal.SIGKILL)
+                until(lambda pid=model["template"]["pid"]: not is_alive(pid), "the template was dead")
 
     @precondition(lambda self: any(self.is_free(name) for name in self.models))
     @rule(data=st.data())
