@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
-from tutorial import SLUGS, Packed, Served
+from tutorial import SLUGS, Packed, Served, platform_serving
 
+from mme import packages, session
 from mme.platform import launch
+from mme.processes import marked
+
+SLEEPER = """
+import subprocess
+from djl_python import Output
+
+def handle(inputs):
+    if not inputs.is_empty():
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        return Output().add_as_json({"predictions": [child.pid]})
+"""
 
 
 @pytest.mark.parametrize("count", [1, 2, 50])
@@ -27,38 +39,54 @@ def test_the_first_and_further_workers_are_forked(served: Served, packed: dict[s
     package = packed[slug]
     with ThreadPoolExecutor(16) as callers:
         for _ in range(40):
-            list(callers.map(lambda _: served.invoke(slug, package.records), range(64)))
+            list(callers.map(lambda _: served.invoke(slug, package.records[:1]), range(64)))
             origins = [worker["origin"] for worker in served.model(slug)["workers"]]
             if len(origins) == 2:
                 break
     assert origins == ["forked", "forked"]
 
 
-def kill_worker(served: Served) -> None:
-    psutil.Process(served.model("linear-regression")["workers"][0]["pid"]).send_signal(signal.SIGKILL)
+def worker(served: Served) -> int:
+    return int(served.model("linear-regression")["workers"][0]["pid"])
 
 
-def kill_template(served: Served) -> None:
-    psutil.Process(served.model("linear-regression")["template"]["pid"]).send_signal(signal.SIGKILL)
+def template(served: Served) -> int:
+    return int(served.model("linear-regression")["template"]["pid"])
 
 
-def kill_container(served: Served) -> None:
-    psutil.Process(served.instance()["pid"]).send_signal(signal.SIGKILL)
+def container(served: Served) -> int:
+    return int(served.instance()["pid"])
 
 
-def kill_platform(served: Served) -> None:
+def platform(served: Served) -> int:
     running = launch.find(served.settings.home)
     assert running is not None
-    process = psutil.Process(running.pid)
-    process.send_signal(signal.SIGKILL)
-    psutil.wait_procs([process], timeout=10)
+    return running.pid
 
 
-@pytest.mark.parametrize("kill", [kill_worker, kill_template, kill_container], ids=lambda kill: kill.__name__)
+@pytest.mark.parametrize("victim", [worker, template, container, platform], ids=lambda victim: victim.__name__)
 def test_the_next_call_answers_after_a_kill(
-    served: Served, packed: dict[str, Packed], kill: Callable[[Served], None]
+    served: Served, packed: dict[str, Packed], victim: Callable[[Served], int]
 ) -> None:
     package = packed["linear-regression"]
     served.invoke(package.slug, package.records)
-    kill(served)
+    process = psutil.Process(victim(served))
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+    session.connect(served.settings)  # starts the platform again where it was the victim
+    served.wait()
     assert package.difference(served.invoke(package.slug, package.records)) is None
+
+
+def test_nothing_is_left_after_down_not_even_what_a_handler_started(tmp_path: Path, packed: dict[str, Packed]) -> None:
+    sleeper = tmp_path / "sleeper"
+    sleeper.mkdir()
+    (sleeper / "serving.properties").write_text("engine=Python\n")
+    (sleeper / "model.py").write_text(SLEEPER)
+    packages.build(sleeper, tmp_path / "sleeper.tar.gz")
+    with platform_serving(tmp_path / "home", {"sleeper": tmp_path / "sleeper.tar.gz"}) as served:
+        pid = served.invoke("sleeper", [1])[0]
+        assert psutil.Process(pid).cmdline() == ["sleep", "600"]
+        launch.down(served.settings.home)
+        assert marked("MME_MARK", str(served.settings.home)) == []
+        assert not psutil.pid_exists(pid)

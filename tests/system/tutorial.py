@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 
 from mme import session
 from mme.packages import Example
+from mme.platform import launch
 from mme.settings import Settings
 
 DATA = Settings().data_dir
@@ -61,6 +63,10 @@ class Served:
             predictions: list[Any] = json.load(answer["Body"])["predictions"]
             return predictions
 
+    def wait(self) -> None:
+        waiter = self.boto.client("sagemaker").get_waiter("endpoint_in_service")
+        waiter.wait(EndpointName=self.endpoint, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+
     def instance(self) -> dict[str, Any]:
         status = session.platform_status(self.settings)
         assert status is not None
@@ -71,6 +77,42 @@ class Served:
     def model(self, slug: str) -> dict[str, Any]:
         [model] = [one for one in self.instance()["models"] if one["target_model"] == f"{slug}.tar.gz"]
         return dict(model)
+
+
+@contextmanager
+def platform_serving(home: Path, archives: dict[str, Path]) -> Iterator[Served]:
+    """A platform in a home of its own, whose one endpoint serves these packages; down, and the environment as before,
+    at the end."""
+    before = dict(os.environ)
+    settings = Settings(home=home, instance_memory_mb=4096)
+    name = "tutorial"
+    try:
+        boto = session.connect(settings)
+        bucket = session.bucket(settings)
+        for slug, archive in archives.items():
+            boto.client("s3").upload_file(str(archive), bucket, f"models/{slug}.tar.gz")
+        sagemaker = boto.client("sagemaker")
+        sagemaker.create_model(
+            ModelName=name,
+            ExecutionRoleArn=session.role_arn(settings),
+            PrimaryContainer={
+                "Image": session.image_uri(settings),
+                "Mode": "MultiModel",
+                "ModelDataUrl": f"s3://{bucket}/models/",
+            },
+        )
+        variant = {"VariantName": "AllTraffic", "ModelName": name, "InstanceType": "ml.m5.large"}
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=name, ProductionVariants=[{**variant, "InitialInstanceCount": 1}]
+        )
+        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        served = Served(settings, boto, name)
+        served.wait()
+        yield served
+    finally:
+        launch.down(settings.home)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def train_linear_regression(folder: Path) -> tuple[list[Any], list[Any]]:
