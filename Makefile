@@ -9,9 +9,9 @@ STAMP := .venv/installed
 TORCH ?= index
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 
-# uv refuses no version by itself, so the first command of the set-up asks.
+# Asked before anything is installed.
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3, 13)) or sys.exit( \
-	f"Python {v[0]}.{v[1]} is not supported; use 3.11 (the container's), 3.12 or 3.13: make setup PYTHON=python3.11")
+	f"Python {v[0]}.{v[1]} is not supported; use 3.11 as the container does, 3.12 or 3.13: make setup PYTHON=python3.11")
 
 .PHONY: help
 help: ## list the targets
