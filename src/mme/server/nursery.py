@@ -1,8 +1,9 @@
 """Decides which process a model's worker is forked from, and which workers aren't forked, and why.
 
 The root holds the standard library and the worker's code. A branch, forked from it, holds what the models of one key
-import (see `importsets`), learned from the first worker of such a model. A template, forked from a branch, holds one
-loaded model. A worker is forked from its model's template, from the best branch, or is a plain new interpreter.
+import (see `importsets`): what their code names, and then what their workers were seen to import. A template, forked
+from a branch, holds one loaded model. A worker is forked from its model's template, from the best branch, or is a plain
+new interpreter.
 """
 
 from __future__ import annotations
@@ -223,6 +224,9 @@ class Nursery:
         Waits for one that is being built; raises ForkRefused if the model's key can't be forked.
         """
         key = await self._key(spec)
+        if key.imports and self._sets.modules(key) is None:
+            # What the code says it imports is imported once, in the branch, and not again by the first worker.
+            self._sets.learn(key, sorted(key.imports))
         is_learned = self._sets.modules(key) is not None
         if is_learned and not self._is_bare(key) and key not in self._branches and key not in self._unfit:
             await asyncio.shield(self._build(key))
