@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mme.settings import Settings
@@ -24,9 +26,8 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 
 
-def fail(message: str) -> typer.Exit:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {message}")
-    return typer.Exit(1)
+def _tell(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print("[red]error:[/]", escape(message))
 
 
 @app.command()
@@ -53,12 +54,9 @@ def down() -> None:
 def env() -> None:
     """Print the shell's lines that turn AWS clients to the platform."""
     from mme import session
-    from mme.platform import launch
 
     settings = Settings()
-    running = launch.find(settings.home)
-    if running is None:
-        raise fail(f"no platform runs in {settings.home}; `mme up` starts it")
+    running = session.running(settings)
     for name in sorted(name for name in os.environ if name.startswith("AWS_")):
         print(f"unset {name}")
     for name, value in session.environment(running, settings.region).items():
@@ -70,10 +68,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Everything, for
     """Show endpoints, their instances, and where each model is."""
     from mme import session
 
-    try:
-        answer = session.platform_status(Settings(backend="local"))
-    except session.SessionError as error:
-        raise fail(str(error)) from error
+    answer = session.platform_status(Settings(backend="local"))
     if as_json:
         print(json.dumps(answer, indent=2))
         return
@@ -108,7 +103,7 @@ def serve(
         for name in server.models:
             out.print(f"POST {server.url}/models/{name}/invoke")
         for name, cause in server.refused.items():
-            out.print(f"[red]not served:[/] {name}: {cause}")
+            out.print("[red]not served:[/]", escape(f"{name}: {cause}"))
         server.wait()
 
 
@@ -132,5 +127,30 @@ def _model_tables(status: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def _told_errors() -> tuple[type[Exception], ...]:
+    """The errors whose message is meant for the person at the command line; imported late, since some are slow to."""
+    from mme.checking import CheckError
+    from mme.packages import PackageError
+    from mme.platform.launch import LaunchError
+    from mme.session import SessionError
+
+    return LaunchError, SessionError, PackageError, CheckError
+
+
 def main() -> None:
-    app()
+    """Run the command; an error that the user can act on is told in a line, any other with its traceback."""
+    try:
+        app()
+    except ValidationError as error:
+        faults = (
+            f"MME_{str(fault['loc'][0]).upper()}={fault['input']} can't be used: {fault['msg']}"
+            for fault in error.errors()
+        )
+        _tell("; ".join(faults))
+    except Exception as error:
+        if not isinstance(error, _told_errors()):
+            raise
+        _tell(str(error))
+    else:
+        return
+    sys.exit(1)

@@ -107,6 +107,14 @@ def image_uri(settings: Settings) -> str:
     return f"{registry}/djl-inference:{settings.image_version}"
 
 
+def running(settings: Settings) -> launch.Running:
+    """The platform of this home; SessionError when it doesn't run."""
+    found = launch.find(settings.home)
+    if found is None:
+        raise SessionError(f"no platform runs in {settings.home}; `mme up` starts it")
+    return found
+
+
 def platform_status(settings: Settings) -> dict[str, Any] | None:
     """What the local platform runs at this moment: endpoints, instances, models, workers. None on AWS.
 
@@ -114,9 +122,6 @@ def platform_status(settings: Settings) -> dict[str, Any] | None:
     """
     if settings.backend == "aws":
         return None
-    running = launch.find(settings.home)
-    if running is None:
-        raise SessionError(f"no platform runs in {settings.home}; `mme up` starts it")
-    with urllib.request.urlopen(f"{running.url}/_mme/status", timeout=10) as answer:
+    with urllib.request.urlopen(f"{running(settings).url}/_mme/status", timeout=10) as answer:
         status: dict[str, Any] = json.load(answer)
     return status

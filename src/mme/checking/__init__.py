@@ -2,8 +2,9 @@
 
 from mme.checking.checks import check
 from mme.checking.containers import DJL_CPU_FULL, Container
+from mme.checking.process import CheckError
 from mme.checking.report import Finding, Report
-from mme.checking.serving import Answer, CannotLoad, CheckError, Served, ask, close, served
+from mme.checking.serving import Answer, CannotLoad, FolderServer, Served, ask, close, serve_folder, served
 
 __all__ = [
     "DJL_CPU_FULL",
@@ -12,10 +13,12 @@ __all__ = [
     "CheckError",
     "Container",
     "Finding",
+    "FolderServer",
     "Report",
     "Served",
     "ask",
     "check",
     "close",
+    "serve_folder",
     "served",
 ]

@@ -8,8 +8,9 @@ from pathlib import Path
 from mme import packages
 from mme.checking import contents, settings
 from mme.checking.containers import DJL_CPU_FULL, Container
+from mme.checking.process import CheckError
 from mme.checking.report import Finding, Report
-from mme.checking.serving import CannotLoad, CheckError, Served, loaded, slug, unpacked
+from mme.checking.serving import CannotLoad, Served, loaded, slug, unpacked
 from mme.packages import Example, PackageError
 from mme.packages.layout import MANIFEST
 

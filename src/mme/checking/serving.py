@@ -7,14 +7,12 @@ import itertools
 import json
 import os
 import re
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +21,11 @@ from urllib.parse import quote
 import httpx
 
 from mme import packages
-from mme.tether import tethered
+from mme.checking.process import CheckError, ModelServer
+from mme.packages import PackageError
 
-_START_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 10
-_LISTENING = re.compile(r"listening on (http://\S+)")
+_LOG_ROUND_S = 0.2
 _EXCEPTION = re.compile(r"\b([A-Za-z_][\w.]*(?:Error|Exception|Warning|Interrupt|Exit)): (.*)")
-
-
-class CheckError(Exception):
-    """A package could not be asked; the message says why."""
-
-    code = "CheckError"
 
 
 class CannotLoad(CheckError):
@@ -105,12 +96,8 @@ def loaded(folder: Path, name: str, timeout_s: float = 300) -> Iterator[Served]:
     server = _running()
     name = f"{name}-{next(_numbers)}"
     with httpx.Client(base_url=server.url, timeout=timeout_s) as client:
-        begin = len(server.log())
-        request = {"model_name": name, "url": str(folder), "min_worker": 1, "max_worker": 1}
         try:
-            response = _sent(client, client.build_request("POST", "/models", json=request))
-            if response.status_code != 200:
-                raise CannotLoad(_reason(response, server.log()[begin:]))
+            _load(server, {"model_name": name, "url": str(folder), "min_worker": 1, "max_worker": 1}, timeout_s)
             yield Served(client, name)
             _sent(client, client.build_request("DELETE", _path(name)))
         except CannotLoad:
@@ -138,6 +125,60 @@ def slug(package: Path) -> str:
     return package.resolve().name.removesuffix(".gz").removesuffix(".tar")
 
 
+class FolderServer:
+    """A model server with the packages of a folder: its address, what it serves, and why it doesn't serve the rest."""
+
+    def __init__(self, server: ModelServer, models: tuple[str, ...], refused: Mapping[str, str]) -> None:
+        self._server = server
+        self.url = server.url
+        self.models = models
+        self.refused = refused
+
+    def wait(self) -> None:
+        """Copy the server's log to stderr until it ends, or until Ctrl-C."""
+        told = len(self._server.log())
+        try:
+            while True:
+                is_running = self._server.is_running()
+                log = self._server.log()
+                sys.stderr.write(log[told:])
+                sys.stderr.flush()
+                told = len(log)
+                if not is_running:
+                    return
+                time.sleep(_LOG_ROUND_S)
+        except KeyboardInterrupt:
+            return  # which the server, in the same terminal, gets too
+
+
+@contextmanager
+def serve_folder(folder: Path, port: int = 0, timeout_s: float = 300) -> Iterator[FolderServer]:
+    """Serve every package of a folder, archives and folders, from one model server, until the block ends.
+
+    Each is loaded under its slug, with its own settings; the server's are the environment's, as a container's.
+    Port 0 picks a free one. One that can't be loaded is refused with the cause; CheckError if the folder holds none.
+    """
+    found = {slug(path): path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
+    # An archive often lies beside the folder that it was built from; it is what an endpoint would get.
+    found |= {slug(path): path for path in folder.glob("*.tar.gz")}
+    if not found:
+        raise CheckError(f"{folder} holds no packages, neither archives (*.tar.gz) nor folders")
+    environment = {name: value for name, value in os.environ.items() if name != "MME_CONTAINER"}
+    with ExitStack() as stack:
+        server = ModelServer(port, environment | {"SAGEMAKER_MULTI_MODEL": "true"})
+        stack.callback(server.stop)
+        models: list[str] = []
+        refused: dict[str, str] = {}
+        for name, package in sorted(found.items()):
+            try:
+                place = stack.enter_context(unpacked(package))
+                _load(server, {"model_name": name, "url": str(place)}, timeout_s)
+                models.append(name)
+            except (CannotLoad, PackageError) as error:
+                refused[package.name] = str(error)
+        yield FolderServer(server, tuple(models), refused)
+
+
 def close() -> None:
     """End the model server that answers this process's questions; the next question starts another one."""
     global _server
@@ -147,94 +188,32 @@ def close() -> None:
         _server = None
 
 
-def _running() -> _Server:
+def _running() -> ModelServer:
     global _server
     with _lock:
         if _server is None or not _server.answers():
             if _server is not None:
                 _server.stop()
-            _server = _Server()
+            environment = os.environ | {"SAGEMAKER_MULTI_MODEL": "true", "SERVING_RESERVED_MEMORY_MB": "0"}
+            for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER", "SERVING_MIN_WORKERS"):
+                environment.pop(name, None)
+            _server = ModelServer(0, environment)
             atexit.register(_server.stop)
         return _server
 
 
-class _Server:
-    """A model server of this process, so that only the first question pays for its start and a library's import.
-
-    The kernel ends it when the thread that started it ends, so it has a thread of its own, which waits for it.
-    """
-
-    def __init__(self) -> None:
-        self._owner = os.getpid()
-        self._place = tempfile.TemporaryDirectory(prefix="mme-check-")
-        self._log = Path(self._place.name) / "log"
-        self._log.touch()
-        self._started = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        threading.Thread(target=self._keep, name="model server", daemon=True).start()
-        self._started.wait()
-        self.url = self._listening()
-        self._address = httpx.URL(self.url)
-
-    def is_running(self) -> bool:
-        return self._owner == os.getpid() and self._process is not None and self._process.poll() is None
-
-    def answers(self) -> bool:
-        """Whether it accepts connections; just after its death that tells more than the process does."""
-        try:
-            socket.create_connection((self._address.host, self._address.port), timeout=5).close()
-        except OSError:
-            return False
-        return self.is_running()
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def stop(self) -> None:
-        if self._owner != os.getpid():
-            return  # a fork of the process that it belongs to
-        atexit.unregister(self.stop)
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._place.cleanup()
-
-    def _keep(self) -> None:
-        environment = os.environ | {"SAGEMAKER_MULTI_MODEL": "true", "SERVING_RESERVED_MEMORY_MB": "0"}
-        for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER", "SERVING_MIN_WORKERS"):
-            environment.pop(name, None)
-        try:
-            with self._log.open("wb") as output:
-                self._process = subprocess.Popen(
-                    tethered([sys.executable, "-m", "mme.server", "--port", "0"]),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    cwd=self._place.name,
-                )
-        finally:
-            self._started.set()
-        self._process.wait()
-
-    def _listening(self) -> str:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while time.monotonic() < deadline and self.is_running():
-            if match := _LISTENING.search(self.log()):
-                return match[1]
-            time.sleep(0.01)
-        log = self.log()[-500:]
-        self.stop()
-        raise CheckError(f"the model server ended or didn't listen within {_START_TIMEOUT_S} s: {log}")
-
-
-_server: _Server | None = None
+_server: ModelServer | None = None
 _lock = threading.Lock()
 _numbers = itertools.count(1)  # so that a package can be asked twice at once
+
+
+def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) -> None:
+    """Load a model by POST /models. Raises CannotLoad with the cause."""
+    begin = len(server.log())
+    with httpx.Client(base_url=server.url, timeout=timeout_s) as client:
+        response = _sent(client, client.build_request("POST", "/models", json=request))
+    if response.status_code != 200:
+        raise CannotLoad(_reason(response, server.log()[begin:]))
 
 
 def _path(name: str) -> str:

@@ -1,0 +1,238 @@
+"""The command line: each command, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from mme import checking, cli, packages
+from mme.packages import Example
+from mme.platform import launch
+from mme.settings import Settings
+
+LIGHT = """
+from djl_python import Output
+
+def handle(inputs):
+    if inputs.is_empty():
+        return None
+    return Output().add_as_json({"predictions": [2 * row[0] + 1 for row in inputs.get_as_json()["inputs"]]})
+"""
+
+
+@pytest.fixture
+def mme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: its exit code, what it printed, and what it said on stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mme", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("home")
+    yield home
+    launch.down(home)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a good package beside the folder it was built from, and one whose handler fails."""
+    shelf = tmp_path_factory.mktemp("shelf")
+    for name, handler in (("line", LIGHT), ("broken", "def handle(inputs):\n    raise ValueError('no [weights]')\n")):
+        (shelf / name).mkdir()
+        (shelf / name / "model.py").write_text(handler)
+        (shelf / name / "serving.properties").write_text("engine=Python\nrequired_memory_mb=50\n")
+    packages.write_examples(shelf / "line", [Example.of_json("one", {"inputs": [[10]]}, {"predictions": [21]})])
+    packages.build(shelf / "line", shelf / "line.tar.gz")
+    yield shelf
+    checking.close()
+
+
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a command that goes on, in a group of its own as a shell does, so that Ctrl-C can be sent to it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from mme.cli import main; main()", *map(str, arguments)],
+        env=os.environ | {"PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def line_with(process: subprocess.Popen[str], pattern: str) -> str:
+    """What a process prints next that matches, its first group."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if match := re.search(pattern, line):
+            return match[1]
+    raise AssertionError("".join(said))
+
+
+def post(url: str, body: str) -> bytes:
+    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        read: bytes = answer.read()
+        return read
+
+
+def refuses_connections(url: str) -> bool:
+    host, port = url.removeprefix("http://").partition("/")[0].split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_help_names_every_command(mme):
+    code, out, _ = mme("--help")
+    assert code == 0
+    assert all(name in out for name in ("up", "down", "env", "status", "check", "serve", "container"))
+
+
+@pytest.mark.parametrize("command", ["env", "status"])
+def test_a_home_without_a_platform_says_how_to_start_one(mme, monkeypatch, tmp_path, command):
+    monkeypatch.setenv("MME_HOME", str(tmp_path))
+    assert mme(command) == (1, "", f"error: no platform runs in {tmp_path}; `mme up` starts it\n")
+
+
+def test_down_without_a_platform_says_so(mme, monkeypatch, tmp_path):
+    monkeypatch.setenv("MME_HOME", str(tmp_path))
+    assert mme("down") == (0, "nothing was running\n", "")
+
+
+def test_the_platform_comes_up_is_seen_turns_clients_to_it_and_goes(mme, monkeypatch, home):
+    monkeypatch.setenv("MME_HOME", str(home))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://elsewhere")
+    code, out, _ = mme("up")
+    running = launch.find(home)
+    assert code == 0 and running is not None and out.startswith(f"{running.url} answers as AWS")
+
+    monkeypatch.setenv("MME_REGION", "eu-west-1")
+    code, _, err = mme("up")
+    assert code == 1 and "runs with region=us-east-1, not eu-west-1" in err
+    monkeypatch.delenv("MME_REGION")
+
+    assert mme("status")[1].startswith(f"{running.url}, pid {running.pid}")
+    assert json.loads(mme("status", "--json")[1])["endpoints"] == []
+
+    lines = mme("env")[1].splitlines()
+    assert "unset AWS_ENDPOINT_URL_S3" in lines
+    exported = dict(shlex.split(line)[1].split("=", 1) for line in lines if line.startswith("export "))
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=exported["AWS_ENDPOINT_URL"],
+        region_name=exported["AWS_REGION"],
+        aws_access_key_id=exported["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=exported["AWS_SECRET_ACCESS_KEY"],
+    )
+    assert s3.list_buckets()["Buckets"] == []
+    s3.close()
+
+    assert mme("down") == (0, "stopped\n", "")
+    assert launch.find(home) is None and refuses_connections(running.url)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [("REGION", "mars", "should match pattern"), ("INSTANCE_MEMORY_MB", "1", "greater than or equal to 512")],
+)
+def test_a_setting_that_cannot_be_used_is_told_in_one_line(mme, monkeypatch, name, value, reason):
+    monkeypatch.setenv(f"MME_{name}", value)
+    code, out, err = mme("up")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"error: MME_{name}={value} can't be used: ") and reason in err
+
+
+def test_each_kind_of_error_that_a_command_tells_has_its_room(mme, monkeypatch, tmp_path):
+    for error in cli._told_errors():
+
+        def fail(self: object, error: type[Exception] = error) -> None:
+            raise error("what is [wrong], and the way out")
+
+        monkeypatch.setattr(Settings, "__init__", fail)
+        assert mme("up") == (1, "", "error: what is [wrong], and the way out\n")
+
+
+def test_an_error_of_our_own_keeps_its_traceback(mme, monkeypatch):
+    def fail(self: object) -> None:
+        raise KeyError("a slip")
+
+    monkeypatch.setattr(Settings, "__init__", fail)
+    with pytest.raises(KeyError, match="a slip"):
+        mme("up")
+
+
+def test_check_passes_a_sound_package_and_names_the_fault_of_another(mme, shelf):
+    assert mme("check", shelf / "line.tar.gz") == (0, "line: no faults, 1 golden call equal\n", "")
+    code, out, _ = mme("check", shelf / "broken")
+    assert code == 1 and "ValueError: no [weights]" in out
+    code, _, err = mme("check", shelf / "nothing")
+    assert code == 2 and "does not exist" in err
+
+
+def test_serve_answers_for_each_sound_package_until_ctrl_c(shelf):
+    process = start("serve", shelf, "--port", "0")
+    url = line_with(process, r"POST (\S+/models/line/invoke)")
+    assert line_with(process, r"not served: (.*)").startswith("broken: ")
+    assert json.loads(post(url, '{"inputs": [[1]]}')) == {"predictions": [3]}
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and refuses_connections(url)
+
+
+def test_a_server_of_a_folder_ends_with_its_command_however_that_ends(shelf):
+    process = start("serve", shelf, "--port", "0")
+    url = line_with(process, r"POST (\S+/models/line/invoke)")
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while not refuses_connections(url):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_serve_says_why_it_cannot(mme, shelf, tmp_path):
+    code, _, err = mme("serve", tmp_path)
+    assert code == 1 and "holds no packages" in err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = mme("serve", shelf, "--port", str(port))
+    assert code == 1 and f"cannot listen on 127.0.0.1:{port}" in err and "choose another port" in err
+
+
+def test_container_is_the_model_server_alone_configured_by_its_environment(shelf):
+    process = start("container", "--port", "0", SAGEMAKER_MULTI_MODEL="true")
+    url = line_with(process, r"listening on (\S+)")
+    load = json.dumps({"model_name": "a", "url": str(shelf / "line")})
+    assert b"registered" in post(f"{url}/models", load)
+    assert json.loads(post(f"{url}/models/a/invoke", '{"inputs": [[1]]}')) == {"predictions": [3]}
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
