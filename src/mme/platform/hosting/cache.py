@@ -343,6 +343,7 @@ class ModelCache:
             if container is await self._containers.ready():
                 model.where, model.is_broken, model.loaded_at = Where.MEMORY, False, time.monotonic()
                 self._observe("ModelLoadingTime", _us_since(started))
+                self._observe("LoadedModelCount", self.loaded_count)
                 return None
 
     async def _is_listed(self, container: Container, model: Model) -> bool:
@@ -387,6 +388,7 @@ class ModelCache:
             raise LoadRefused(reply.status, reply.message())
         model.where, model.is_broken, model.figures = Where.DISK, False, {}
         self._observe("ModelUnloadingTime", _us_since(started))
+        self._observe("LoadedModelCount", self.loaded_count)
 
     async def _forget(self, model: Model) -> None:
         """Tell the container to drop a load that took too long."""
