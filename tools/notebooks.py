@@ -149,7 +149,8 @@ def show(rows: list[list[str]]) -> None:
     head, *body = rows
     table = Table(title="One endpoint, four models")
     for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        width = max(len(row[number]) for row in body)  # a narrow terminal folds the heads, never the values
+        table.add_column(name, justify="right" if number else "left", min_width=width)
     for row in body:
         table.add_row(*row)
     console.print(table)
