@@ -214,6 +214,11 @@ def test_a_package_without_faults_says_so(folder: Path, tmp_path: Path):
     assert [str(report) for report in reports] == ["line: no faults, 1 golden call equal"] * 2
 
 
+def test_a_fork_served_package_is_asked_like_any_other(light: Path, tmp_path: Path):
+    packages.build(light, tmp_path / "line.tar.gz", fork_server=True, preload=["numpy"])
+    assert str(checking.check(tmp_path / "line.tar.gz")) == "line: no faults, 1 golden call equal"
+
+
 def test_an_archive_of_other_making_is_checked_too(light: Path, tmp_path: Path):
     with tarfile.open(tmp_path / "line.tar.gz", "w:gz") as tar:
         tar.add(light, arcname=".")

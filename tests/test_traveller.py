@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mme import forkserver
+from mme import forkserver, packages
 
 pytestmark = pytest.mark.skipif(bool(forkserver.can_fork()), reason="needs a system that forks warm processes")
 
@@ -41,10 +40,11 @@ class Model:
     def __init__(self, root: Path, name: str, preload: str = "warm_xyz", extra: str = "") -> None:
         self.root = root
         self.folder = root / name
-        self.folder.mkdir()
-        shutil.copy(forkserver.__file__, self.folder / "sitecustomize.py")
-        (self.folder / "preload.txt").write_text(preload)
-        (self.folder / "helper.py").write_text(f"NAME = {name!r}")
+        source = root / f"{name}-source"
+        source.mkdir()
+        (source / "helper.py").write_text(f"NAME = {name!r}")
+        packages.build(source, root / f"{name}.tar.gz", fork_server=True, preload=[preload])
+        packages.unpack(root / f"{name}.tar.gz", self.folder)
         self.environment = {
             "PATH": os.environ["PATH"],
             "TMPDIR": str(root),

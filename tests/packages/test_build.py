@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mme import packages
+from mme import forkserver, packages
 
 
 @pytest.fixture
@@ -174,3 +174,32 @@ def test_preparing_never_empties_a_folder_that_is_no_package(tmp_path: Path):
 def test_properties_that_java_would_read_otherwise_are_not_written(tmp_path: Path, key: str, value: str):
     with pytest.raises(ValueError, match="is not a key|read otherwise by Java"):
         packages.write_properties(tmp_path, {key: value})
+
+
+def test_a_fork_server_travels_in_the_package_with_what_it_preloads(folder: Path, tmp_path: Path):
+    archive = tmp_path / "tiny.tar.gz"
+    manifest = packages.build(folder, archive, fork_server=True, preload=["numpy", "sklearn.linear_model"])
+    source = Path(forkserver.__file__).read_bytes()
+    packages.unpack(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "sitecustomize.py").read_bytes() == source
+    assert (tmp_path / "out" / "preload.txt").read_text() == "numpy\nsklearn.linear_model\n"
+    assert manifest.files["sitecustomize.py"] == hashlib.sha256(source).hexdigest()
+    plain = packages.build(folder, archive)
+    assert {**plain.files, "sitecustomize.py": "", "preload.txt": ""}.keys() == manifest.files.keys()
+
+
+@pytest.mark.parametrize("preload", [[], "numpy", ["numpy; import os"], ["numpy", ""], ["a b"], ["-c"]])
+def test_a_fork_server_wants_modules_to_preload(folder: Path, tmp_path: Path, preload):
+    with pytest.raises(ValueError, match="doesn't list modules"):
+        packages.build(folder, tmp_path / "tiny.tar.gz", fork_server=True, preload=preload)
+
+
+def test_what_is_preloaded_without_a_fork_server_is_a_slip(folder: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="give fork_server=True"):
+        packages.build(folder, tmp_path / "tiny.tar.gz", preload=["numpy"])
+
+
+def test_a_fork_server_replaces_no_file_of_the_packages(folder: Path, tmp_path: Path):
+    (folder / "sitecustomize.py").write_text("x = 1\n")
+    with pytest.raises(packages.CannotBuild, match='"sitecustomize.py", which the fork server needs'):
+        packages.build(folder, tmp_path / "tiny.tar.gz", fork_server=True, preload=["numpy"])

@@ -8,7 +8,8 @@ import struct
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,24 +22,40 @@ _SAMPLE_BYTES = 2**18
 _RECORD_BYTES = tarfile.RECORDSIZE  # tar fills its last record
 
 
-def build(folder: Path, archive: Path, libraries: Iterable[str] = ()) -> Manifest:
+def build(
+    folder: Path,
+    archive: Path,
+    libraries: Iterable[str] = (),
+    *,
+    fork_server: bool = False,
+    preload: Sequence[str] = (),
+) -> Manifest:
     """Pack a folder as a model package and return its manifest, which the archive holds as manifest.json.
 
     Names are sorted, times fixed, owners and groups 0, modes 0644 (0755 for what its owner may execute; this
     also opens the 0600 that safetensors writes), the gzip header empty. Files that hardly compress, such as
     weights, are stored. `libraries` adds distributions to those that the handler imports or requires.
+    With `fork_server` DJL Serving's own workers of this package are forked from an interpreter that has imported the
+    modules named by `preload` (docs/fork-served-packages.md); a server that forks already takes no notice.
     The archive appears whole or not at all. Raises CannotBuild for links, special files, odd names, and when a
-    file changes meanwhile.
+    file changes meanwhile; ValueError for a `preload` without fork server or that doesn't name modules.
     """
+    traveller = _fork_server(preload) if fork_server else {}
+    if preload and not fork_server:
+        raise ValueError(f"preload={list(preload)} is for the fork server; give fork_server=True with it")
     if archive.resolve().is_relative_to(folder.resolve()):
         raise CannotBuild(f"{archive.name} lies in the folder it is built from; write it beside the folder")
     manifest = Manifest.of(folder, libraries)
+    if taken := sorted(traveller.keys() & manifest.files.keys()):
+        raise CannotBuild(f'the folder has a file "{taken[0]}", which the fork server needs for itself; rename it')
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in traveller.items()}
+    manifest = replace(manifest, files={**manifest.files, **hashes})
     archive.parent.mkdir(parents=True, exist_ok=True)
     handle, partial_name = tempfile.mkstemp(prefix=f".{archive.name}.", dir=archive.parent)
     partial = Path(partial_name)
     try:
         with os.fdopen(handle, "wb") as file:
-            _write(_Gzip(file), folder, manifest)
+            _write(_Gzip(file), {**files(folder), **traveller, MANIFEST: manifest.to_json()}, manifest)
         partial.chmod(0o644)
         partial.replace(archive)
     except BaseException:
@@ -47,8 +64,22 @@ def build(folder: Path, archive: Path, libraries: Iterable[str] = ()) -> Manifes
     return manifest
 
 
-def _write(output: _Gzip, folder: Path, manifest: Manifest) -> None:
-    members: dict[str, Path | bytes] = {**files(folder), MANIFEST: manifest.to_json()}
+def _fork_server(preload: Sequence[str]) -> dict[str, bytes]:
+    """The files that turn a package's workers on DJL Serving into forks of a warm interpreter."""
+    odd = [name for name in preload if not all(part.isidentifier() for part in name.split("."))]
+    if isinstance(preload, str) or not preload or odd:
+        raise ValueError(
+            f"preload={preload!r} doesn't list modules to import before the fork, "
+            'such as ["numpy", "sklearn.linear_model", "joblib"]'
+        )
+    # Read, not imported: it is as much a file of the package's as any other.
+    return {
+        "sitecustomize.py": (Path(__file__).parents[1] / "forkserver.py").read_bytes(),
+        "preload.txt": "".join(f"{name}\n" for name in preload).encode(),
+    }
+
+
+def _write(output: _Gzip, members: Mapping[str, Path | bytes], manifest: Manifest) -> None:
     for name, source in sorted(members.items()):
         if isinstance(source, bytes):
             output.write(_header(name, len(source), 0o644))
