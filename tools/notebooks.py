@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -147,10 +148,11 @@ def run(names: Names = None) -> None:
 def show(rows: list[list[str]]) -> None:
     """Print a table whose first row is its head and whose first column is names."""
     head, *body = rows
-    table = Table(title="One endpoint, four models")
+    table = Table(title="One endpoint, four models", box=SIMPLE, pad_edge=False)
     for number, name in enumerate(head):
-        width = max(len(row[number]) for row in body)  # a narrow terminal folds the heads, never the values
-        table.add_column(name, justify="right" if number else "left", min_width=width)
+        # Heads fold between words, values never: a table cut off at the side of a terminal tells nothing.
+        width = max(len(text) for text in [*name.split(), *(row[number] for row in body)])
+        table.add_column(name, justify="right" if number else "left", width=width)
     for row in body:
         table.add_row(*row)
     console.print(table)
