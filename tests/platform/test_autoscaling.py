@@ -15,17 +15,18 @@ import pytest
 
 from mme.platform.autoscaling import METRIC, Autoscaler, refuse_policy
 from mme.platform.config import ObjectStore, PlatformConfig
-from mme.platform.control import Catalog, Operation, Resources
+from mme.platform.control import Catalog
 from mme.platform.endpoints import Endpoints
 from mme.platform.errors import UnsupportedOperation
 from mme.platform.hosting import Hosting
+from mme.platform.resources import Operation, Resources
 from mme.platform.state import State
 
 pytestmark = pytest.mark.anyio
 PERIOD_S = 0.1
 TARGET = {
     "ServiceNamespace": "sagemaker",
-    "ResourceId": "endpoint/shop/variant/AllTraffic",
+    "ResourceId": "endpoint/scaled/variant/AllTraffic",
     "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
 }
 TRACKING = {
@@ -37,7 +38,7 @@ TRACKING = {
 
 
 class Shop:
-    """An endpoint `shop` of one variant, created through the control plane, with an autoscaler beside it."""
+    """An endpoint `scaled` of one variant, created through the control plane, with an autoscaler beside it."""
 
     def __init__(self, config: PlatformConfig, store: ObjectStore, hosting: Hosting) -> None:
         self.hosting = hosting
@@ -81,7 +82,7 @@ class Shop:
             "InitialInstanceCount": 1,
         }
         await self.call("CreateEndpointConfig", EndpointConfigName="c", ProductionVariants=[variant])
-        await self.call("CreateEndpoint", EndpointName="shop", EndpointConfigName="c")
+        await self.call("CreateEndpoint", EndpointName="scaled", EndpointConfigName="c")
         await self.reaches("EndpointStatus", "InService")
 
     def register(self, low: int, high: int, **tracking: Any) -> None:
@@ -94,7 +95,7 @@ class Shop:
         )
 
     async def described(self) -> dict[str, Any]:
-        endpoint = await self.call("DescribeEndpoint", EndpointName="shop")
+        endpoint = await self.call("DescribeEndpoint", EndpointName="scaled")
         return endpoint | endpoint.get("ProductionVariants", [{}])[0]
 
     async def reaches(self, member: str, value: Any) -> None:
@@ -152,7 +153,7 @@ async def test_load_brings_instances_and_silence_takes_them_away(shop: Shop) -> 
     shop.calls_per_minute = 225  # where 100 are wanted per instance
     out = await shop.activity("Successful")
     assert (await shop.described())["CurrentInstanceCount"] == 3
-    endpoint = shop.hosting.endpoint("shop")
+    endpoint = shop.hosting.endpoint("scaled")
     assert endpoint is not None and len(endpoint.instances) == 3
     assert "-AlarmHigh-" in out["Cause"] and out["Cause"].endswith(" in state ALARM triggered policy track")
     shop.calls_per_minute = 0
@@ -193,7 +194,7 @@ async def test_a_deleted_endpoints_targets_are_deregistered(shop: Shop) -> None:
     shop.register(1, 3)
     shop.calls_per_minute = 10_000
     await shop.activity("Successful")
-    await shop.call("DeleteEndpoint", EndpointName="shop")
+    await shop.call("DeleteEndpoint", EndpointName="scaled")
     async with asyncio.timeout(30):
         while shop.aws.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]:
             await asyncio.sleep(0.05)

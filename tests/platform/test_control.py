@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mme.platform.config import PlatformConfig
-from mme.platform.control import Catalog, Resources
+from mme.platform.control import Catalog
 from mme.platform.endpoints import Endpoints
 from mme.platform.errors import AwsError, UnsupportedOperation, ValidationException
 from mme.platform.hosting.plans import DeploymentFailed, EndpointPlan
+from mme.platform.resources import Resources
 from mme.platform.state import State
 
 pytestmark = pytest.mark.anyio

@@ -19,10 +19,11 @@ from mme.platform import gateway, proxy
 from mme.platform.autoscaling import DIMENSION, Autoscaler
 from mme.platform.backing import Service
 from mme.platform.config import RUNNING_FILE, ObjectStore, PlatformConfig
-from mme.platform.control import Catalog, Resources
+from mme.platform.control import Catalog
 from mme.platform.endpoints import Endpoints
 from mme.platform.hosting import Hosting
 from mme.platform.journal import Journal
+from mme.platform.resources import Resources
 from mme.platform.runtime import Runtime
 from mme.platform.state import State
 

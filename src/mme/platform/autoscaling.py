@@ -22,8 +22,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.platform.config import ObjectStore, PlatformConfig
-from mme.platform.control import Operation
 from mme.platform.errors import AwsError, InvalidNextToken, UnsupportedOperation, ValidationException
+from mme.platform.resources import Operation
 from mme.platform.tracking import COOLDOWN_S, POINTS_LOW, Bounds, Change, Decision, TargetTracking, decide
 
 log = logging.getLogger(__name__)

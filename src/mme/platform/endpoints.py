@@ -13,16 +13,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from mme.platform import listing
-from mme.platform.control import (
+from mme.platform.control import Catalog
+from mme.platform.deployments import described, dumped, loaded, retaining
+from mme.platform.errors import ValidationException
+from mme.platform.hosting.plans import EndpointPlan, HostingFault
+from mme.platform.resources import (
     ENDPOINT,
     ENDPOINT_CONFIG,
     Answer,
-    Catalog,
-    Fleet,
     Operation,
     Request,
     Resources,
@@ -30,23 +32,21 @@ from mme.platform.control import (
     present,
     refuse_member,
 )
-from mme.platform.errors import ValidationException
-from mme.platform.hosting.plans import EndpointPlan, HostingFault, VariantPlan
 
 log = logging.getLogger(__name__)
 
 _MAX_REASON = 1024  # characters, FailureReason in the SageMaker API reference
 _IN_PROGRESS = ("Creating", "Updating", "RollingBack", "Deleting", "SystemUpdating")
-_DESCRIBED = (
-    "EndpointName",
-    "EndpointArn",
-    "EndpointConfigName",
-    "EndpointStatus",
-    "FailureReason",
-    "CreationTime",
-    "LastModifiedTime",
-    "LastDeploymentConfig",
-)
+
+
+class Fleet(Protocol):
+    """What the control plane asks of hosting: `mme.platform.hosting.Hosting`."""
+
+    async def deploy(self, plan: EndpointPlan) -> None: ...
+
+    async def rescale(self, endpoint_name: str, desired: Mapping[str, tuple[float | None, int | None]]) -> None: ...
+
+    async def remove(self, endpoint_name: str) -> None: ...
 
 
 class Endpoints:
@@ -106,7 +106,7 @@ class Endpoints:
             "CreationTime": created,
             "LastModifiedTime": created,
             "plan": None,
-            "pending": _dumped(plan, config["EndpointConfigName"], created),
+            "pending": dumped(plan, config["EndpointConfigName"], created),
         }
         self._resources.create(ENDPOINT, name, document, request.get("Tags", []))
         self._spawn(name, self._deploy(name))
@@ -114,27 +114,7 @@ class Endpoints:
 
     async def _describe(self, request: Request) -> Answer:
         document = self._resources.get(ENDPOINT, request["EndpointName"])
-        answer = {name: document[name] for name in _DESCRIBED if name in document}
-        plan, pending = document["plan"], document["pending"]
-        if plan is not None:
-            desired = pending if pending is not None and pending["config"] == plan["config"] else plan
-            answer["ProductionVariants"] = [
-                _summary(variant, plan["since"], "Current")
-                | _counts(
-                    next((new for new in desired["variants"] if new["name"] == variant["name"]), variant), "Desired"
-                )
-                for variant in plan["variants"]
-            ]
-        if pending is not None:
-            answer["PendingDeploymentSummary"] = {
-                "EndpointConfigName": pending["config"],
-                "ProductionVariants": [
-                    _summary(variant, pending["since"], "Current") | _counts(variant, "Desired")
-                    for variant in pending["variants"]
-                ],
-                "StartTime": pending["since"],
-            }
-        return answer
+        return described(document)
 
     async def _list(self, request: Request) -> Answer:
         members = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
@@ -150,14 +130,14 @@ class Endpoints:
         plan = self._catalog.plan(document["EndpointName"], config)
         if request.get("RetainAllVariantProperties"):
             excluded = {one["VariantPropertyType"] for one in request.get("ExcludeRetainedVariantProperties", ())}
-            plan = _retaining(plan, _loaded(document, "plan"), excluded)
-        self._begin(document, _dumped(plan, config["EndpointConfigName"], now()))
+            plan = retaining(plan, loaded(document, "plan"), excluded)
+        self._begin(document, dumped(plan, config["EndpointConfigName"], now()))
         self._spawn(plan.name, self._deploy(plan.name))
         return {"EndpointArn": plan.arn}
 
     async def _update_weights(self, request: Request) -> Answer:
         document = self._changeable(request["EndpointName"])
-        plan = _loaded(document, "plan")
+        plan = loaded(document, "plan")
         variants = {variant.name: variant for variant in plan.variants}
         for desired in request["DesiredWeightsAndCapacities"]:
             variant_name = desired["VariantName"]
@@ -178,7 +158,7 @@ class Endpoints:
                 instance_count=desired.get("DesiredInstanceCount", variant.instance_count),
             )
         changed = replace(plan, variants=tuple(variants.values()))
-        self._begin(document, _dumped(changed, document["EndpointConfigName"], document["plan"]["since"]))
+        self._begin(document, dumped(changed, document["EndpointConfigName"], document["plan"]["since"]))
         self._spawn(plan.name, self._rescale(plan.name))
         return {"EndpointArn": plan.arn}
 
@@ -227,7 +207,7 @@ class Endpoints:
 
     async def _deploy(self, name: str) -> None:
         """Run the pending plan: the first one of an endpoint, or one that takes over from the fleet that serves."""
-        plan = _loaded(self._resources.get(ENDPOINT, name), "pending")
+        plan = loaded(self._resources.get(ENDPOINT, name), "pending")
         try:
             await self._fleet.deploy(plan)
         except HostingFault as error:
@@ -236,7 +216,7 @@ class Endpoints:
             self._succeed(name)
 
     async def _rescale(self, name: str) -> None:
-        plan = _loaded(self._resources.get(ENDPOINT, name), "pending")
+        plan = loaded(self._resources.get(ENDPOINT, name), "pending")
         try:
             await self._fleet.rescale(name, {one.name: (one.weight, one.instance_count) for one in plan.variants})
         except HostingFault as error:
@@ -248,7 +228,7 @@ class Endpoints:
         """After a restart: the fleet that served, and then the change that was under way."""
         document = self._resources.get(ENDPOINT, name)
         try:
-            await self._fleet.deploy(_loaded(document, "plan"))
+            await self._fleet.deploy(loaded(document, "plan"))
         except HostingFault as error:
             self._put(document, EndpointStatus="Failed", FailureReason=_reason(error), pending=None)
             return
@@ -278,36 +258,3 @@ class Endpoints:
 
 def _reason(error: HostingFault) -> str:
     return str(error)[:_MAX_REASON]
-
-
-def _dumped(plan: EndpointPlan, config_name: str, since: float) -> dict[str, Any]:
-    return {"config": config_name, "since": since, **asdict(plan)}
-
-
-def _loaded(document: Mapping[str, Any], member: str) -> EndpointPlan:
-    kept = document[member]
-    return EndpointPlan(kept["name"], kept["arn"], tuple(VariantPlan(**variant) for variant in kept["variants"]))
-
-
-def _retaining(plan: EndpointPlan, current: EndpointPlan, excluded: set[str]) -> EndpointPlan:
-    """The plan with the weights and instance counts that variants of the same name have now, but for those excluded."""
-    before = {variant.name: variant for variant in current.variants}
-
-    def retained(variant: VariantPlan) -> VariantPlan:
-        old = before.get(variant.name, variant)
-        return replace(
-            variant,
-            weight=variant.weight if "DesiredWeight" in excluded else old.weight,
-            instance_count=variant.instance_count if "DesiredInstanceCount" in excluded else old.instance_count,
-        )
-
-    return replace(plan, variants=tuple(retained(variant) for variant in plan.variants))
-
-
-def _counts(variant: Mapping[str, Any], which: str) -> dict[str, Any]:
-    return {f"{which}Weight": variant["weight"], f"{which}InstanceCount": variant["instance_count"]}
-
-
-def _summary(variant: Mapping[str, Any], since: float, which: str) -> dict[str, Any]:
-    image = {"SpecifiedImage": variant["image"], "ResolvedImage": variant["image"], "ResolutionTime": since}
-    return {"VariantName": variant["name"], "DeployedImages": [image], **_counts(variant, which)}

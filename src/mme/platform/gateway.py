@@ -1,7 +1,7 @@
-"""Decides which service a request is for, and speaks AWS's protocols to its caller: one URL for all of AWS.
+"""Decides who answers a request, and that whatever goes wrong is answered as AWS does: one URL for all of AWS.
 
-A request says by its credential scope and `X-Amz-Target` what it is for. SageMaker's control plane and runtime are
-ours, S3 goes to the store of objects or to moto as `s3.place` says, everything else to moto.
+SageMaker's control plane and runtime are ours, S3 goes to the store of objects or to moto as `s3.place` says,
+everything else to moto.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 import aiohttp
 
 import mme.platform.journal as journals
-from mme.platform import copies, protocols, proxy, s3, signing, validation
+from mme.platform import arrivals, copies, protocols, proxy, s3, signing, validation
 from mme.platform.autoscaling import Autoscaler, refuse_policy
 from mme.platform.backing import BackingFailed, Service
 from mme.platform.config import ObjectStore, PlatformConfig
-from mme.platform.control import Operation
 from mme.platform.errors import (
     AccessDenied,
     AwsError,
@@ -34,6 +32,7 @@ from mme.platform.errors import (
     ValidationException,
 )
 from mme.platform.proxy import Receive, Request, Send
+from mme.platform.resources import Operation
 from mme.platform.runtime import InvokeAnswer, StreamAnswer
 
 if TYPE_CHECKING:
@@ -45,21 +44,6 @@ INVOKE_LIMIT_BYTES = 6_291_456  # botocore's shape BodyBlob of sagemaker-runtime
 CONTROL_LIMIT_BYTES = 4 << 20  # no request of the control plane comes near it
 DISCARD_LIMIT_BYTES = 64 << 20  # of the body of a refused request; beyond it, closing the connection costs less
 CONFIGURATION_LIMIT_BYTES = 4 << 20  # a call to moto that may be kept; PutLogEvents, the largest, has 1 MB
-
-_SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/]+/([^/,\s]+)/aws4_request")
-_INVOCATION = re.compile(r"/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)")
-_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
-_RUNTIME_OPERATIONS = {
-    "invocations": "InvokeEndpoint",
-    "invocations-response-stream": "InvokeEndpointWithResponseStream",
-    "async-invocations": "InvokeEndpointAsync",
-}
-_UNSUPPORTED_HEADERS = {
-    "x-amzn-sagemaker-inference-component": "InferenceComponentName",
-    "x-amzn-sagemaker-target-container-hostname": "TargetContainerHostname",
-    "x-amzn-sagemaker-enable-explanations": "EnableExplanations",
-    "x-amzn-sagemaker-session-id": "SessionId",
-}
 
 
 class Invoker(Protocol):
@@ -108,12 +92,12 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request. Whatever goes wrong becomes an AWS error here, and nowhere else."""
         request_id = str(uuid.uuid4())
-        request = _read(scope, receive)
+        request = arrivals.read(scope, receive)
         protocol: protocols.Protocol = "rest-json"
         try:
-            _refuse_other_hosts(request)
-            service = _service(request)
-            protocol = _protocol(service, request)
+            arrivals.refuse_other_hosts(request)
+            service = arrivals.service_of(request)
+            protocol = arrivals.protocol_of(service, request)
             await self._route(service, request, request_id, send)
             return
         except proxy.ClientGone:
@@ -169,16 +153,7 @@ class Gateway:
         return await self._operations[name]({key: value for key, value in parameters.items() if value is not None})
 
     async def _invoke(self, request: Request, request_id: str, send: Send) -> None:
-        found = _INVOCATION.fullmatch(request.path)
-        if found is None or request.method != "POST":
-            raise UnknownOperation(f"SageMaker has no operation {request.method} {request.path}")
-        endpoint_name, operation = unquote(found[1]), _RUNTIME_OPERATIONS[found[2]]
-        if operation == "InvokeEndpointAsync":
-            raise UnsupportedOperation(f"{operation} is not supported by the local platform; use InvokeEndpoint")
-        for header, member in _UNSUPPORTED_HEADERS.items():
-            if header in request.headers:
-                raise UnsupportedOperation(f"{member} of {operation} is not supported by the local platform")
-        _validate_invocation(operation, endpoint_name, request.headers)
+        operation, endpoint_name = arrivals.invocation(request)
         try:
             body = await request.body(INVOKE_LIMIT_BYTES)
         except proxy.BodyTooLarge:
@@ -281,66 +256,11 @@ class Gateway:
             self._journal.record(kept, seed, request.method, request.target, request.headers, body)
 
 
-def _read(scope: Mapping[str, Any], receive: Receive) -> Request:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    path = scope["raw_path"].decode("latin-1")
-    return Request(scope["method"], path, scope["query_string"].decode("latin-1"), headers, receive)
-
-
 def _parsed(operation: str, body: bytes) -> Any:
     try:
         return json.loads(body or b"{}")
     except ValueError as error:
         raise SerializationException(f"the body of {operation} is not JSON: {error}") from error
-
-
-def _refuse_other_hosts(request: Request) -> None:
-    """A page in a browser can make its own name point to this machine, but can't make the browser send another one."""
-    host = request.headers.get("host", "")
-    if not _LOOPBACK.fullmatch(host):
-        raise AccessDenied(f"the local platform does not answer for the host {host!r}; call it as 127.0.0.1")
-    if not request.path.startswith("/"):
-        raise UnknownOperation(f"there is nothing at {request.path!r}")
-
-
-def _service(request: Request) -> str:
-    """The service of the credential scope. A request without one is S3's: signed in its URL, or not at all."""
-    found = _SCOPE.search(request.headers.get("authorization", ""))
-    if found is not None:
-        return found[1]
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        return "sts"  # AssumeRoleWithWebIdentity and its kin are not signed
-    for part in unquote(request.query).split("&"):
-        if part.startswith("X-Amz-Credential="):
-            return part.split("/")[-2] if part.count("/") >= 4 else "s3"
-    return "s3"
-
-
-def _protocol(service: str, request: Request) -> protocols.Protocol:
-    if service == "s3":
-        return "rest-xml"
-    if "x-amz-target" in request.headers:
-        return "json"
-    return "rest-json" if service == "sagemaker" else "query"
-
-
-def _validate_invocation(operation: str, endpoint_name: str, headers: Mapping[str, str]) -> None:
-    """Check what comes in the path and in headers against the operation's shape; the body's length is checked apart."""
-    model = validation.operation("sagemaker-runtime", operation)
-    assert model is not None
-    given = {"EndpointName": endpoint_name, "Body": ""}
-    for name, shape in model.input_shape.members.items():
-        if shape.serialization.get("location") == "header":
-            value = headers.get(shape.serialization["name"].lower())
-            if value is not None:
-                given[name] = value
-    try:
-        validation.check(model.input_shape, given)
-    except ValidationException as error:
-        raise protocols.of_the_runtime(error) from error
 
 
 async def _whole_body(request: Request, limit_bytes: int) -> bytes:
