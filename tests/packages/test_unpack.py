@@ -311,12 +311,12 @@ def test_a_full_disk_leaves_nothing(place: Path):
 
 
 def _flip(data: bytes, index: int, value: int) -> bytes:
-    index %= len(data)
-    return data[:index] + bytes([data[index] ^ value]) + data[index + 1 :]
+    index %= max(1, len(data))
+    return data[:index] + bytes([byte ^ value for byte in data[index : index + 1]]) + data[index + 1 :]
 
 
 def _cut(data: bytes, index: int, value: int) -> bytes:
-    index %= len(data)
+    index %= max(1, len(data))
     return data[:index] + data[index + value :]
 
 

@@ -26,7 +26,8 @@ class PlatformConfig:
     instance_memory_mb: int = 2048
     instance_disk_mb: int = 20_480
     container: str = "embedded"
-    metrics_period_s: float = 60
+    metrics_period_s: float = 10
+    """AWS publishes once a minute; here nobody should wait that long to see what a call did."""
     autoscaling_period_s: float = 60
     """How often scaling policies are evaluated; AWS does it each minute."""
     invoke_timeout_s: float = 60
