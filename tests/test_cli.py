@@ -193,6 +193,10 @@ def test_check_passes_a_sound_package_and_names_the_fault_of_another(mme, shelf)
     assert mme("check", shelf / "line.tar.gz") == (0, "line: no faults, 1 golden call equal\n", "")
     code, out, _ = mme("check", shelf / "broken")
     assert code == 1 and "ValueError: no [weights]" in out
+    code, out, _ = mme("check", "--container", "0.29.0", shelf / "line.tar.gz")
+    assert code == 0 and out.startswith("line: ")
+    code, _, err = mme("check", "--container", "0.1", shelf / "line.tar.gz")
+    assert code == 2 and "0.29.0" in err
     code, _, err = mme("check", shelf / "nothing")
     assert code == 2 and "does not exist" in err
 

@@ -81,11 +81,16 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Everything, for
 @app.command()
 def check(
     package: Annotated[Path, typer.Argument(help="A package's archive or folder.", exists=True)],
+    container: Annotated[str, typer.Option(metavar="VERSION", help="What it is to serve in.")] = "0.36.0",
 ) -> None:
     """Name each fault of a model package with its cure, and ask its golden calls in a real worker."""
     from mme import checking
 
-    report = checking.check(package)
+    try:
+        row = checking.container(container)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--container") from None
+    report = checking.check(package, row)
     out.print(str(report), markup=False)
     if not report.ok:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mme import packages
-from mme.checking import contents, settings
+from mme.checking import contents, requirements, settings
 from mme.checking.containers import DJL_CPU_FULL, Container
 from mme.checking.process import CheckError
 from mme.checking.report import Finding, Report
@@ -39,12 +39,13 @@ def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
 
 
 def _static(folder: Path, container: Container) -> Iterator[Finding]:
-    layout = list(contents.layout(folder))
+    layout = list(contents.layout(folder, container))
     yield from layout
     if layout and layout[0].what.startswith("everything"):
         return
     yield from settings.check(folder)
     yield from contents.requirements(folder, container)
+    yield from requirements.check(folder)
     if (folder / MANIFEST).is_file():
         yield from contents.versions(folder, packages.Manifest.from_json((folder / MANIFEST).read_bytes()), container)
     else:
@@ -67,7 +68,7 @@ def _golden_calls(folder: Path, name: str) -> Iterator[Finding | None]:
             for example in examples:
                 yield _golden_call(model, example)
     except CannotLoad as error:
-        yield Finding("error", f"its handler can't be loaded: {error}", "correct it and build again")
+        yield Finding("error", f"its handler can't be loaded: {error}", error.cure)
     except CheckError as error:
         yield Finding("error", f"its handler can't be asked: {error}", "correct it and build again")
 

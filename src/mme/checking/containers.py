@@ -1,4 +1,4 @@
-"""Decides what the container brings that a package may rely on."""
+"""Decides what each container version brings that a package may rely on: the table of DJL Serving's CPU images."""
 
 from __future__ import annotations
 
@@ -8,38 +8,67 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Container:
-    """An image's Python and its libraries: distributions with the version they are pinned to, None where the image
-    takes what was newest when it was made; and the modules that handlers may import from them."""
+    """An image's Python and its libraries: distributions with what their version is bound to ("==1.7.2", "" where the
+    image takes what was newest when it was made); the modules that handlers may import from them; whether it brings
+    the built-in handler for scikit-learn's files."""
 
     tag: str
     python: str
-    libraries: Mapping[str, str | None]
+    libraries: Mapping[str, str]
     modules: frozenset[str]
+    has_sklearn_handler: bool = True
 
 
-# Read from the image's recipe: serving/docker/Dockerfile (target cpu-full) and serving/docker/scripts/install_python.sh
-# of github.com/deepjavalibrary/djl-serving at v0.36.0; PyYAML and boto's family come with its awscli.
-DJL_CPU_FULL = Container(
-    tag="0.36.0-cpu-full",
-    python="3.11",
-    libraries={
-        "scikit-learn": "1.7.2",
-        "torch": "2.7.1",
-        "xgboost": "3.0.5",
-        "pydantic": "2.12.2",
-        "torchvision": None,
-        "numpy": None,
-        "scipy": None,
-        "joblib": None,
-        "threadpoolctl": None,
-        "skops": None,
-        "cloudpickle": None,
-        "pillow": None,
-        "awscli": None,
-        "packaging": None,
-    },
-    modules=frozenset(
-        "sklearn torch xgboost pydantic torchvision numpy scipy joblib threadpoolctl skops cloudpickle PIL awscli "
-        "packaging botocore s3transfer yaml dateutil setuptools pip typing_extensions".split()
-    ),
+# Read from the images' recipe, github.com/deepjavalibrary/djl-serving: serving/docker/Dockerfile (target cpu-full) and
+# serving/docker/scripts/install_python.sh, at the tags v0.35.0 and v0.36.0, which are alike in this; PyYAML and boto's
+# family come with awscli.
+_LIBRARIES = {
+    "scikit-learn": "==1.7.2",
+    "torch": "==2.7.1",
+    "xgboost": "==3.0.5",
+    "pydantic": "==2.12.2",
+    "torchvision": "",
+    "numpy": "",
+    "scipy": "",
+    "joblib": "",
+    "threadpoolctl": "",
+    "skops": "",
+    "cloudpickle": "",
+    "pillow": "",
+    "awscli": "",
+    "packaging": "",
+}
+_AWSCLI = "awscli botocore s3transfer yaml dateutil setuptools pip"
+_MODULES = frozenset(
+    "sklearn torch xgboost pydantic torchvision numpy scipy joblib threadpoolctl skops cloudpickle PIL packaging "
+    f"typing_extensions {_AWSCLI}".split()
 )
+
+
+def _before_python_libraries(version: str) -> Container:
+    """Ubuntu's Python with numpy and awscli alone. Same files, tag v0.29.0; what brought Python's scikit-learn and
+    torch into the image, commit 3e49622e of October 2025, came after 0.34."""
+    return Container(
+        tag=f"{version}-cpu-full",
+        python="3.10",
+        libraries={"numpy": "<2", "awscli": ""},
+        modules=frozenset(f"numpy {_AWSCLI}".split()),
+        has_sklearn_handler=False,
+    )
+
+
+CONTAINERS = {
+    "0.36.0": Container("0.36.0-cpu-full", "3.11", _LIBRARIES, _MODULES),
+    "0.35.0": Container("0.35.0-cpu-full", "3.11", _LIBRARIES, _MODULES),
+    **{version: _before_python_libraries(version) for version in ("0.34.0", "0.33.0", "0.32.0", "0.31.0", "0.30.0")},
+    "0.29.0": _before_python_libraries("0.29.0"),
+}
+DJL_CPU_FULL = CONTAINERS["0.36.0"]
+
+
+def container(version: str) -> Container:
+    """The row of a version, with or without `-cpu-full`; ValueError names those that there are."""
+    try:
+        return CONTAINERS[version.removesuffix("-cpu-full")]
+    except KeyError:
+        raise ValueError(f"no container version {version!r} is known; there are {', '.join(CONTAINERS)}") from None

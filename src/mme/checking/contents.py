@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from mme.checking.containers import Container
@@ -21,7 +22,7 @@ from mme.server.errors import ServerError
 _PICKLES = re.compile(r".*\.(joblib|pkl|pickle|cloudpickle)")
 
 
-def layout(folder: Path) -> Iterator[Finding]:
+def layout(folder: Path, container: Container) -> Iterator[Finding]:
     """Whether the files lie at the top level, and whether the handler is one."""
     visible = [path for path in folder.iterdir() if path.name not in (MANIFEST, EXAMPLES) and path.name[0] != "."]
     if len(visible) == 1 and visible[0].is_dir():
@@ -38,7 +39,22 @@ def layout(folder: Path) -> Iterator[Finding]:
     path = folder / entry
     if not path.is_file():
         if entry == HANDLER and any(_PICKLES.fullmatch(item.name) for item in visible) and not _names_entry(folder):
-            return  # DJL Serving brings a handler for scikit-learn's files
+            if container.has_sklearn_handler:
+                return
+            yield Finding(
+                "error",
+                f"there is no handler, and the container {container.tag} brings none for scikit-learn's files",
+                f"add a {entry} with a function {function}(inputs), or take the container 0.36.0",
+            )
+            return
+        if nested := [item.name for item in sorted(visible) if (item / PROPERTIES).is_file()]:
+            inner = nested[0]
+            yield Finding(
+                "error",
+                f'the package lies in the folder "{inner}", and other files beside that: DJL Serving looks no deeper',
+                f'build from the folder itself: packages.build(Path(".../{inner}"), archive), or tar -C {inner} .',
+            )
+            return
         yield Finding(
             "error",
             f"there is no handler: {entry} is missing at the top level",
@@ -55,6 +71,14 @@ def layout(folder: Path) -> Iterator[Finding]:
             f"correct it until python -m py_compile {entry} is silent",
         )
         return
+    for node in tree.body:
+        if isinstance(node, ast.Raise):
+            yield Finding(
+                "error",
+                f"{entry} line {node.lineno}: its import ends in {ast.unparse(node)}",
+                "raise in the handler, where the error becomes the answer of one call",
+            )
+            return
     if function not in _top_level_names(tree):
         yield Finding(
             "error",
@@ -107,13 +131,14 @@ def versions(folder: Path, manifest: Manifest, container: Container) -> Iterator
             pinned[canonicalize_name(match[1])] = match[2]
     for name, version in manifest.libraries.items():
         key = canonicalize_name(name)
-        there = pinned.get(key) or container.libraries.get(key)
-        if there and there != version.partition("+")[0]:
+        bound = f"=={pinned[key]}" if key in pinned else container.libraries.get(key, "")
+        there = bound.removeprefix("==")
+        if not SpecifierSet(bound).contains(version.partition("+")[0], prereleases=True):
             place = f"{REQUIREMENTS} installs" if key in pinned else f"the container {container.tag} has"
             yield Finding(
                 "error",
                 f"the package was built with {name} {version}, but {place} {there}",
-                f"pip install {name}=={there}, train and build again"
+                f"pip install '{name}{bound}', train and build again"
                 + ("" if key in pinned else f"; or put {name}=={version} into {REQUIREMENTS}"),
             )
     pickles = sorted(name for name in manifest.files if _PICKLES.fullmatch(name))

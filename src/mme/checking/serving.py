@@ -6,7 +6,6 @@ import atexit
 import itertools
 import json
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -21,17 +20,21 @@ from urllib.parse import quote
 import httpx
 
 from mme import packages
+from mme.checking import causes
 from mme.checking.process import CheckError, ModelServer
 from mme.packages import PackageError
 
 _LOG_ROUND_S = 0.2
-_EXCEPTION = re.compile(r"\b([A-Za-z_][\w.]*(?:Error|Exception|Warning|Interrupt|Exit)): (.*)")
 
 
 class CannotLoad(CheckError):
-    """The server refused to load the package, or its handler failed while it loaded."""
+    """The server refused to load the package, or its handler failed while it loaded; `cure` says what to do."""
 
     code = "CannotLoad"
+
+    def __init__(self, message: str, cure: str = "") -> None:
+        super().__init__(message)
+        self.cure = cure
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,14 @@ def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) 
     begin = len(server.log())
     with httpx.Client(base_url=server.url, timeout=timeout_s) as client:
         response = _sent(client, client.build_request("POST", "/models", json=request))
-    if response.status_code != 200:
-        raise CannotLoad(_reason(response, server.log()[begin:]))
+    if response.status_code == 200:
+        return
+    try:
+        message = str(response.json()["message"])
+    except (ValueError, KeyError):
+        message = f"the server answered {response.status_code} {response.text[:200].strip()}"
+    cause = causes.of(message, server.log()[begin:], str(request["model_name"]), Path(str(request["url"])))
+    raise CannotLoad(cause.what, cause.cure)
 
 
 def _path(name: str) -> str:
@@ -227,15 +236,3 @@ def _sent(client: httpx.Client, request: httpx.Request) -> httpx.Response:
         raise CheckError(f"no answer within {client.timeout.read} s; give `served` a longer timeout_s") from None
     except httpx.HTTPError as error:
         raise CheckError(f"the model server gave no answer ({error})") from None
-
-
-def _reason(response: httpx.Response, log: str) -> str:
-    """The exception in the log that the server's answer hides, else the answer's message."""
-    exceptions = _EXCEPTION.findall(log)
-    if exceptions:
-        name, message = exceptions[-1]
-        return f"{name}: {message}"
-    try:
-        return str(response.json()["message"])
-    except (ValueError, KeyError):
-        return f"the server answered {response.status_code} {response.text[:200]}"

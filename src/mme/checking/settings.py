@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mme.checking.report import Finding
 from mme.server import config, properties
-from mme.server.errors import ServerError
+from mme.server.errors import JavaFailure, ServerError
 
 _FILE = "serving.properties"
 
@@ -52,6 +52,12 @@ def check(folder: Path) -> Iterator[Finding]:
             )
             continue
         for key, value in parsed.items():
+            if not re.search(r"[=:]", line):
+                yield Finding(
+                    "warning",
+                    f"{_FILE} line {number}: {line} has no =, and sets {key} to {value!r}",
+                    "write key=value",
+                )
             if key in values:
                 yield Finding(
                     "warning",
@@ -63,7 +69,7 @@ def check(folder: Path) -> Iterator[Finding]:
                 sound = sound and finding.level == "warning"
                 yield finding
     if sound:
-        yield from _whole(folder, {key: value for key, (_, value) in values.items()})
+        yield from _whole(folder, values)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -99,7 +105,8 @@ def _line(number: int, key: str, value: str) -> Iterator[Finding]:
         yield Finding("warning", f"{where!r} ends in a blank, which DJL Serving keeps", "remove it")
 
 
-def _whole(folder: Path, values: dict[str, str]) -> Iterator[Finding]:
+def _whole(folder: Path, by_line: dict[str, tuple[int, str]]) -> Iterator[Finding]:
+    values = {key: value for key, (_, value) in by_line.items()}
     least, most = int(values.get("minWorkers", 1)), int(values.get("maxWorkers", 1))
     if least > most and "maxWorkers" in values:
         yield Finding(
@@ -115,9 +122,16 @@ def _whole(folder: Path, values: dict[str, str]) -> Iterator[Finding]:
         )
     try:
         config.read(config.LoadRequest(name="check", url=str(folder)), config.ContainerConfig.from_environ({}))
+    except JavaFailure:
+        return  # there is no handler, which contents.layout() tells
     except ServerError as error:
+        words = str(error).replace(str(folder), "the package")
+        key = "engine" if "ngine not found" in words else words.partition("=")[0]
+        where = f" line {by_line[key][0]}" if key in by_line else ""
         yield Finding(
             "error",
-            f"DJL Serving can't use these settings: {str(error).replace(str(folder), 'the package')}",
-            "correct it, or begin from the serving.properties beside our handlers in serving_scripts/",
+            f"{_FILE}{where}: DJL Serving can't use it: {words}",
+            "write engine=Python"
+            if key == "engine"
+            else "correct it, or begin from the serving.properties beside our handlers in serving_scripts/",
         )

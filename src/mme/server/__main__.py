@@ -101,13 +101,20 @@ async def _load_store(registry: Registry, store: Path) -> None:
 
 
 def _log_line(registry: Registry, name: str, stream: str, text: str) -> None:
-    """What a model prints, under its target's name and indented after the first line: none can pass for one of ours."""
+    """What a model prints, under its target's name in brackets: no line of it can pass for one of ours."""
     model = registry.models.get(name)
     if model is not None:
         metrics.note(model, text)
     level = logging.WARNING if stream == "stderr" else logging.INFO
-    lines = (re.sub(r"[^\x20-\x7e\t\u00a0-\uffff]", _escaped, line) for line in text.splitlines())
-    log.log(level, "[%s] %s", (model and model.target_model) or name, "\n    ".join(lines))
+    log.log(level, "[%s] %s", (model and model.target_model) or name, text)
+
+
+class _Records(logging.Formatter):
+    """A record is a line that begins with its time, and the indented lines after it, whatever its text holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).splitlines()
+        return "\n    ".join(re.sub(r"[^\x20-\x7e\t\u00a0-\uffff]", _escaped, line) for line in lines)
 
 
 def _escaped(char: re.Match[str]) -> str:
@@ -115,7 +122,7 @@ def _escaped(char: re.Match[str]) -> str:
 
 
 def _start_log() -> None:
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-5s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = _Records("%(asctime)s.%(msecs)03dZ %(levelname)-5s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     logging.addLevelName(logging.WARNING, "WARN")
     handler = logging.StreamHandler(sys.stderr)

@@ -85,12 +85,18 @@ class LoadRequest:
     target_model: str = ""
     synchronous: bool = True
 
+    @property
+    def title(self) -> str:
+        return self.target_model or self.name
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that is fixed about a loaded model; sizes in MB, times in seconds."""
 
     name: str
+    title: str
+    """What the log calls it: its target's name where the platform says it."""
     url: str
     version: str | None
     model_dir: Path
@@ -148,7 +154,7 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
     recommended = engines.recommended_entry_point(folder, options, request.engine or settings.get("engine"))
     settings.setdefault("engine", "Python")
     _refuse_large_model_options(options)
-    _log_unknown_keys(request.name, settings)
+    _log_unknown_keys(request.title, settings)
 
     def number(key: str, default: int, requested: int | None = None) -> int:
         if requested is not None and requested >= 0:
@@ -164,6 +170,7 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
     entry_point, fallback = engines.entry_points(folder, options, environ, recommended)
     return ModelConfig(
         name=request.name,
+        title=request.title,
         url=request.url,
         version=request.version,
         model_dir=folder,

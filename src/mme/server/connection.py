@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import signal
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -85,8 +86,8 @@ class Worker:
         except ConnectionError:
             code = await self._exit_code()
             if self._has_imported:
-                raise LoadFailed("Python worker disconnected.") from None
-            raise LoadFailed(_stream_closed(code if code >= 0 else 128 - code)) from None
+                raise LoadFailed("Python worker disconnected.", _ending(code)) from None
+            raise LoadFailed(_stream_closed(code if code >= 0 else 128 - code), _ending(code)) from None
         finally:
             self._init = None
         failure = header.get("failure")
@@ -96,7 +97,10 @@ class Worker:
             raise InitOutOfMemory()
         if failure["kind"] == "import":
             raise LoadFailed(_stream_closed(1))
-        raise LoadFailed(f"Failed to initialize model: {header.get('message', 'invoke handler failure')}")
+        raise LoadFailed(
+            f"Failed to initialize model: {header.get('message', 'invoke handler failure')}",
+            "" if failure["traceback"] else f"the init call answered: {failure['error']}",
+        )
 
     async def _exit_code(self) -> int:
         """How the process ended, or is about to: its socket goes first. Killed if it doesn't end by itself."""
@@ -265,6 +269,13 @@ class Worker:
         for flight in flights.values():
             for call in flight.calls.values():
                 call.failed(late if late is not None and flight.deadline <= now else error)
+
+
+def _ending(code: int) -> str:
+    """How a process ended, by its exit code; negative ones are signals'."""
+    if code >= 0:
+        return f"its process exited with code {code}"
+    return f"its process was killed by {signal.Signals(-code).name}"
 
 
 def _stream_closed(code: int) -> str:

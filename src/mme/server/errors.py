@@ -105,7 +105,11 @@ class JavaFailure(ServerError):
 
 
 class LoadFailed(ServerError):
-    """The worker could not be started or its init call failed."""
+    """The worker could not be started or its init call failed. `cause` is what DJL's words hide, for the log."""
+
+    def __init__(self, message: str = "", cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class InitOutOfMemory(LoadFailed):
@@ -167,6 +171,13 @@ class BatchMismatch(ServerError):
 
     code = 400
     type = "TranslateException"
+
+
+def told(error: BaseException) -> str:
+    """An error for the log: DJL's words, and the cause behind them where it is known."""
+    cause = error.cause if isinstance(error, LoadFailed) else ""
+    words = str(error) or type(error).__name__
+    return f"{words} ({cause})" if cause else words
 
 
 # Gson escapes these inside strings, so that JSON can stand in HTML; outside strings JSON has none of them.

@@ -88,7 +88,7 @@ class Memory:
         else:
             await self._measure([pid for pid in self._all_pids() if pid not in self._last_mb])
             free = self.budget_mb - self.used_mb()
-        log.info("%s: required memory: %d MB, free: %d MB", config.name, required, free)
+        log.info("%s: required memory: %d MB, free: %d MB", config.title, required, free)
         if free - required < (reserved or 0) or not _has_descriptors():
             raise OutOfMemory()
         self._promised_mb[config.name] = required

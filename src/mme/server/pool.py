@@ -14,7 +14,7 @@ from collections.abc import Callable
 from mme.server.call import Call, Counters
 from mme.server.config import ModelConfig
 from mme.server.connection import Worker
-from mme.server.errors import LoadFailed, NoWorkers, QueueFull, ServerError, WorkerFailed
+from mme.server.errors import LoadFailed, NoWorkers, QueueFull, ServerError, WorkerFailed, told
 from mme.server.nursery import CannotFork, Nursery, Template, WorkerProcess, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class Pool:
         if worker not in self.workers:
             return  # it did not get through its init call, which says so itself
         self.counters.crashes += 1
-        log.warning("%s: worker %d (pid %d) is gone", self.config.name, worker.id, worker.process.pid)
+        log.warning("%s: worker %d (pid %d) is gone", self.config.title, worker.id, worker.process.pid)
         self._remove(worker)
         self.on_change()
         self._grow_if_needed()
@@ -218,7 +218,7 @@ class Pool:
                     self._failed_starts = 0
                 except ServerError as error:
                     self._failed_starts += 1
-                    log.error("%s: a worker did not start: %s", self.config.name, error)
+                    log.error("%s: a worker did not start: %s", self.config.title, told(error))
                     if self._failed_starts >= max(_MAX_FAILED_STARTS, self.config.retry_threshold):
                         self._give_up()
                         return
@@ -233,7 +233,7 @@ class Pool:
             self.min_workers = min(self.min_workers, len(self.workers))
             return
         self.is_failed = True
-        log.error("%s: no worker can be started; unload the model and load it again", self.config.name)
+        log.error("%s: no worker can be started; unload the model and load it again", self.config.title)
         self._fail_queue(WorkerFailed(f"Model is not ready: {self.config.name}"))
         self.on_change()
 
@@ -251,7 +251,7 @@ class Pool:
                         worker.close()
                         raise
         except TimeoutError:
-            raise LoadFailed() from None
+            raise LoadFailed(cause=f"not loaded within {self.config.load_timeout_s:g} s") from None
         except OSError as error:
             raise LoadFailed(f"error={error.errno}, {error.strerror}") from error
         if self._is_closed:
@@ -278,7 +278,7 @@ class Pool:
                 self.template = await self._nursery.template(self._spec, self.config.load_timeout_s)
             except CannotFork as reason:
                 self._cannot_fork = str(reason)
-                log.warning("%s: further workers are started plain: %s", self.config.name, reason)
+                log.warning("%s: further workers are started plain: %s", self.config.title, reason)
             else:
                 self.template.exited.add_done_callback(self._forget_template)
                 self.on_change()

@@ -15,7 +15,7 @@ from mme.server import config as configuration
 from mme.server import requirements
 from mme.server.call import Call
 from mme.server.config import ContainerConfig, LoadRequest, ModelConfig
-from mme.server.errors import Conflict, LoadFailed, ModelNotFound, NotReady, QueueFull, WorkerFailed
+from mme.server.errors import Conflict, LoadFailed, ModelNotFound, NotReady, QueueFull, WorkerFailed, told
 from mme.server.memory import Memory
 from mme.server.nursery import Nursery, WorkerSpec
 from mme.server.pool import Pool
@@ -148,7 +148,7 @@ class Registry:
         if model.pool is not None:
             await model.pool.close()
         requirements.forget(model.config, self._container.cache_dir)
-        log.info("%s: unloaded", name)
+        log.info("%s: unloaded", model.request.title)
 
     async def scale(self, name: str, min_workers: int | None, max_workers: int | None) -> Pool:
         """Set new bounds for the workers, and wait until the least number of them is there."""
@@ -220,7 +220,7 @@ class Registry:
             self._tasks.add(settle)
             settle.add_done_callback(self._tasks.discard)
             model.load_s = time.monotonic() - began
-            log.info("%s: loaded in %.0f ms from %s", config.name, model.load_s * 1000, config.model_dir)
+            log.info("%s: loaded in %.0f ms from %s", config.title, model.load_s * 1000, config.model_dir)
         except OSError as error:
             self._load_failed(model, error)
             raise LoadFailed(f"error={error.errno}, {error.strerror}") from error
@@ -229,7 +229,7 @@ class Registry:
             raise
 
     def _load_failed(self, model: Model, error: BaseException) -> None:
-        log.warning("%s: not loaded: %s", model.name, error or type(error).__name__)
+        log.warning("%s: not loaded: %s", model.request.title, told(error))
         self.memory.release(model.name)
         if self.models.get(model.name) is model:
             if model.request.synchronous:
