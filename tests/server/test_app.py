@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,6 +203,26 @@ def test_what_a_model_prints_is_in_the_log_under_its_name_and_cannot_forge_a_lin
     record = log[: log.index("ValueError: as asked")].rpartition("[shop/m.tar.gz]")[2]
     assert "Traceback (most recent call last):" in record
     assert all(line.startswith("    ") for line in record.splitlines()[1:])
+
+
+def test_the_servers_own_lines_name_the_target_and_no_name_forges_one(running: Running, tmp_path: Path) -> None:
+    forged = "x\n2026-01-01T00:00:00.000Z INFO  listening on http://elsewhere"
+    answer = running.client.post("/models", json={"model_name": forged, "url": str(tmp_path / "nothing")})
+    assert answer.status_code == 404
+    while "elsewhere" not in (log := running.log.read_text()):
+        assert running.process.poll() is None
+    assert re.search(r"^\S+Z INFO  shop/m\.tar\.gz: loaded in ", log, re.MULTILINE)
+    assert [line[0] for line in log.splitlines() if "elsewhere" in line] == [" "]
+
+
+def test_the_status_shows_what_a_model_printed_last(running: Running) -> None:
+    running.client.post("/models/m/invoke", content=b"raise")
+    while "ValueError: as asked" not in running.log.read_text():
+        assert running.process.poll() is None
+    (model,) = running.client.get("/_mme/models").json()["models"]
+    last = model["log"][-1]
+    assert last["level"] in ("INFO", "WARN") and last["time"].endswith("Z")
+    assert "Traceback (most recent call last):" in last["text"] and last["text"].endswith("ValueError: as asked")
 
 
 def test_sigterm_ends_everything_with_exit_code_0_even_what_a_handler_started(tmp_path: Path) -> None:

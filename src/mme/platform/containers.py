@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -21,7 +22,8 @@ from mme.processes import sweep
 from mme.tether import tethered
 
 _LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
-_LONGEST_LINE = 256 * 1024  # bytes; CloudWatch Logs takes no longer event
+_LONGEST_RECORD = 256 * 1024  # bytes; CloudWatch Logs takes no longer event
+_CONTINUATION_S = 0.2  # a record waits so long for lines that continue it
 # What a container inherits from the platform; all else, credentials above all, stays outside.
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|PYTHONPATH|PYTHONDONTWRITEBYTECODE|LD_LIBRARY_PATH|VIRTUAL_ENV|MME_FORK"
@@ -93,25 +95,29 @@ class Reply:
 class Container:
     """A running container. `exited` is done when its process has ended, with the exit code as result."""
 
-    def __init__(self, container_id: str, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, container_id: str, process: asyncio.subprocess.Process, on_record: Callable[[str], None]
+    ) -> None:
         self.id = container_id
         self.pid = process.pid
         self._process = process
-        self._on_line = on_line
+        self._on_record = on_record
+        self._record = bytearray()  # lines of one that may go on
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._reading = asyncio.create_task(self._read_lines())
+        self._reading = asyncio.create_task(self._read_records())
         self.exited = asyncio.create_task(process.wait())
         self._session: aiohttp.ClientSession | None = None
         self._connections: Connections | None = None
 
     @classmethod
     async def start(
-        cls, kind: ContainerKind, spec: ContainerSpec, *, on_line: Callable[[str], None], timeout_s: float
+        cls, kind: ContainerKind, spec: ContainerSpec, *, on_record: Callable[[str], None], timeout_s: float
     ) -> Container:
         """Start a container and wait until it answers /ping with 200.
 
         Must be called in the main thread's event loop, since the tether follows the thread that starts the process.
-        `on_line` gets each line of its stdout and stderr. Raises ContainerStartFailed and leaves nothing running.
+        `on_record` gets each record of its stdout and stderr: a line with the indented lines after it.
+        Raises ContainerStartFailed and leaves nothing running.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a container must be started from the main thread, or it ends with the thread")
@@ -130,7 +136,7 @@ class Container:
             )
         except (OSError, ValueError) as error:
             raise ContainerStartFailed(f"the container's process cannot be started: {error}") from error
-        container = cls(spec.container_id, process, on_line)
+        container = cls(spec.container_id, process, on_record)
         try:
             async with asyncio.timeout(timeout_s):
                 await container._answers()
@@ -162,19 +168,39 @@ class Container:
                 raise ContainerStartFailed(f"the container ended with exit code {self.exited.result()}")
             await asyncio.sleep(0.05)
 
-    async def _read_lines(self) -> None:
+    async def _read_records(self) -> None:
         assert self._process.stdout is not None
         rest = b""
-        while chunk := await self._process.stdout.read(64 * 1024):
+        while True:
+            try:
+                async with asyncio.timeout(_CONTINUATION_S if self._record else None):
+                    chunk = await self._process.stdout.read(64 * 1024)
+            except TimeoutError:
+                self._end_record()
+                continue
+            if not chunk:
+                break
             *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _LONGEST_LINE:
+            if len(rest) > _LONGEST_RECORD:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                if not self._address.done() and (match := _LISTENING.search(line)):
-                    self._address.set_result(match[1].decode())
-                self._on_line(line.decode(errors="replace").rstrip("\r"))
+                self._take_line(line)
         if rest:
-            self._on_line(rest.decode(errors="replace"))
+            self._take_line(rest)
+        self._end_record()
+
+    def _take_line(self, line: bytes) -> None:
+        if not self._address.done() and (match := _LISTENING.search(line)):
+            self._address.set_result(match[1].decode())
+        if not line.startswith((b" ", b"\t")) or len(self._record) + len(line) > _LONGEST_RECORD:
+            self._end_record()
+        self._record += line.rstrip(b"\r") + b"\n"
+
+    def _end_record(self) -> None:
+        """Hand over the record that no further line continues."""
+        if self._record:
+            self._on_record(bytes(self._record[:-1]).decode(errors="replace"))
+            self._record.clear()
 
     async def stop(self, grace_s: float = 5) -> None:
         """End the container and whatever its workers started: SIGTERM, SIGKILL after `grace_s`, then by its mark."""
@@ -243,9 +269,13 @@ class Container:
             return None
         return parsed if isinstance(parsed, dict) else None
 
-    async def load(self, model_id: str, folder: Path) -> Reply:
-        """POST /models: 200 loaded, 409 already there, 507 no memory, else the reason why it cannot be loaded."""
-        return await self._ask("POST", "/models", json={"model_name": model_id, "url": str(folder)})
+    async def load(self, model_id: str, folder: Path, target: str) -> Reply:
+        """POST /models: 200 loaded, 409 already there, 507 no memory, else the reason why it cannot be loaded.
+
+        The header that calls have too tells the container the target's name, which its log then shows.
+        """
+        headers = {"X-Amzn-SageMaker-Target-Model": quote(target, safe="/ ~!$&'()*+,;=:@%")}
+        return await self._ask("POST", "/models", json={"model_name": model_id, "url": str(folder)}, headers=headers)
 
     async def unload(self, model_id: str, timeout_s: float = 60) -> Reply:
         """DELETE /models/{id}: 200, or 404 where it was not there."""

@@ -102,10 +102,11 @@ async def _load_store(registry: Registry, store: Path) -> None:
 
 def _log_line(registry: Registry, name: str, stream: str, text: str) -> None:
     """What a model prints, under its target's name in brackets: no line of it can pass for one of ours."""
+    level = logging.WARNING if stream == "stderr" else logging.INFO
     model = registry.models.get(name)
     if model is not None:
         metrics.note(model, text)
-    level = logging.WARNING if stream == "stderr" else logging.INFO
+        model.keep(logging.getLevelName(level), text)
     log.log(level, "[%s] %s", (model and model.target_model) or name, text)
 
 

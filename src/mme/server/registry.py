@@ -7,6 +7,7 @@ and FAILED if its workers can't be started any more. Unloading a model that is s
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import time
 from typing import Any
@@ -22,6 +23,7 @@ from mme.server.pool import Pool
 
 log = logging.getLogger(__name__)
 
+_KEPT_RECORDS, _KEPT_CHARS = 10, 2000  # of what a model's workers print, for its status; the log has all of it
 _DEFAULTS = {"batchSize": 1, "maxBatchDelayMillis": 100, "maxIdleSeconds": 60, "queueSize": 1000}
 
 
@@ -38,11 +40,17 @@ class Model:
         self.has_failed = False
         self.load_s = 0.0
         self.printed: dict[tuple[str, str], float] = {}
+        self.last_records: collections.deque[dict[str, str]] = collections.deque(maxlen=_KEPT_RECORDS)
         self.load: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
         return self.request.name
+
+    def keep(self, level: str, text: str) -> None:
+        """Remember what its workers printed last, for whoever asks how it is."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.last_records.append({"time": now, "level": level, "text": text[:_KEPT_CHARS]})
 
     @property
     def status(self) -> str:
@@ -194,6 +202,7 @@ class Registry:
             "queue": len(pool.queue) if pool else 0,
             "workers": workers,
             "template": template and {"pid": template.pid, "pss_mb": round(self.memory.of([template.pid]), 1)},
+            "log": list(model.last_records),
         }
 
     async def _load(self, model: Model) -> None:

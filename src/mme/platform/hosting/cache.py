@@ -327,7 +327,7 @@ class ModelCache:
                 model.where = Where.LOADING
                 started = time.perf_counter()
                 try:
-                    reply = await container.load(model.id, self._disk.model_folder(model.id))
+                    reply = await container.load(model.id, self._disk.model_folder(model.id), model.target)
                 except ContainerGone as error:
                     await self._containers.settle(container)
                     if not error.is_sent:
@@ -446,5 +446,6 @@ def describe(model: Model) -> dict[str, Any]:
         "disk_mb": round(model.key.unpacked_bytes / 2**20, 1) if model.key else None,
         "workers": workers,
         "template": model.figures.get("template"),
+        "log": model.figures.get("log", []),
         "memory_mb": round(sum(memory), 1) if model.figures else None,
     }

@@ -126,7 +126,7 @@ class Instance:
             environment["SAGEMAKER_MULTI_MODEL"] = "true"
         model_store = None if self._plan.is_multi_model else self.folder / "single" / "0" / "model"
         spec = ContainerSpec(f"{self.id}-{secrets.token_hex(4)}", self.folder, environment, model_store)
-        self._container = await Container.start(self._kind, spec, on_line=self._log.write, timeout_s=_START_TIMEOUT_S)
+        self._container = await Container.start(self._kind, spec, on_record=self._log.write, timeout_s=_START_TIMEOUT_S)
         self._is_ready.set()
 
     async def stop(self) -> None:

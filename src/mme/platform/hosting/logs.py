@@ -27,11 +27,11 @@ class InstanceLog:
             folder / "container.log", maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
         )
 
-    def write(self, line: str) -> None:
-        """Keep one line of the container's output."""
-        self._file.emit(logging.makeLogRecord({"msg": line}))
-        if line:
-            self._publisher.log(self._group, self._stream, int(time.time() * 1000), line)
+    def write(self, record: str) -> None:
+        """Keep one record of the container's output, a line or several: in CloudWatch Logs it is one event."""
+        self._file.emit(logging.makeLogRecord({"msg": record}))
+        if record:
+            self._publisher.log(self._group, self._stream, int(time.time() * 1000), record)
 
     def close(self) -> None:
         self._file.close()

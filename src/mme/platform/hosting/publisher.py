@@ -45,6 +45,7 @@ class Publisher:
         self._condition = threading.Condition()
         self._rounds_asked = 0
         self._rounds_done = 0
+        self._is_all_sent = False
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="cloudwatch", daemon=True)
 
@@ -77,7 +78,7 @@ class Publisher:
             asked = self._rounds_asked
             self._condition.notify_all()
             self._condition.wait_for(lambda: self._rounds_done >= asked or self._is_closing, timeout_s)
-        return not self._metrics and not self._lines
+        return self._rounds_done >= asked and self._is_all_sent
 
     def close(self, timeout_s: float = 3) -> None:
         """Send what waits, as far as that goes within `timeout_s`, and end the thread."""
@@ -101,6 +102,7 @@ class Publisher:
             try:
                 self._send_metrics()
                 self._send_lines()
+                self._is_all_sent = True
                 if self._dropped:
                     log.warning("%d metrics and log lines were dropped while CloudWatch was away", self._dropped)
                     self._dropped = 0
@@ -108,6 +110,7 @@ class Publisher:
                 if time.monotonic() - failed_at > 60:
                     log.warning("CloudWatch is away, metrics and log lines wait: %s", error)
                 failed_at = time.monotonic()
+                self._is_all_sent = False
                 pause_s = _RETRY_S
                 self._streams.clear()
             with self._condition:
