@@ -13,13 +13,14 @@ from typing import Any
 import boto3
 import pytest
 
-from mme.platform.autoscaling import METRIC, Autoscaler, refuse_policy
+from mme.platform.autoscaling import Autoscaler
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.control import Catalog
 from mme.platform.endpoints import Endpoints
 from mme.platform.errors import UnsupportedOperation
 from mme.platform.hosting import Hosting
 from mme.platform.resources import Operation, Resources
+from mme.platform.scalable_targets import METRIC, refuse_policy
 from mme.platform.state import State
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mme.platform.errors import InternalDependencyException, ModelError, ServiceUnavailable, ValidationError
-from mme.platform.hosting.cache import Where
+from mme.platform.hosting.models import Where
 from mme.platform.hosting.store import PackageVersion
 
 pytestmark = pytest.mark.anyio
@@ -191,7 +191,7 @@ async def test_a_restarted_instance_uses_its_disk_unless_s3_has_another_package(
 async def test_a_download_that_is_not_what_the_etag_says_never_becomes_a_model(rig: Any) -> None:
     rig.put("a.tar.gz")
     async with rig.up():
-        store = rig.instance.cache._store
+        store = rig.instance.cache._shelf._store
         genuine = store.download
 
         async def torn(at: Any, to: Any, *, limit_bytes: int) -> PackageVersion:
@@ -210,13 +210,13 @@ async def test_an_s3_that_is_away_is_an_internal_dependency_and_loaded_models_go
     rig.put("a.tar.gz")
     async with rig.up():
         await rig.ask("a.tar.gz")
-        object.__setattr__(rig.instance.cache._store._store, "s3_url", "http://127.0.0.1:9")
+        object.__setattr__(rig.instance.cache._shelf._store._store, "s3_url", "http://127.0.0.1:9")
         try:
             with pytest.raises(InternalDependencyException, match="S3"):
                 await rig.ask("b.tar.gz")
             assert (await rig.ask("a.tar.gz"))["answer"] == "a.tar.gz"
         finally:
-            object.__setattr__(rig.instance.cache._store._store, "s3_url", rig.s3.meta.endpoint_url)
+            object.__setattr__(rig.instance.cache._shelf._store._store, "s3_url", rig.s3.meta.endpoint_url)
 
 
 async def test_a_load_whose_container_dies_is_unavailable_and_the_model_is_not_thought_loaded(rig: Any) -> None:

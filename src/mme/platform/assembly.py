@@ -16,7 +16,7 @@ import aiohttp
 import uvicorn
 
 from mme.platform import gateway, proxy
-from mme.platform.autoscaling import DIMENSION, Autoscaler
+from mme.platform.autoscaling import Autoscaler
 from mme.platform.backing import Service
 from mme.platform.config import RUNNING_FILE, ObjectStore, PlatformConfig
 from mme.platform.control import Catalog
@@ -25,6 +25,7 @@ from mme.platform.hosting import Hosting
 from mme.platform.journal import Journal
 from mme.platform.resources import Resources
 from mme.platform.runtime import Runtime
+from mme.platform.scalable_targets import DIMENSION
 from mme.platform.state import State
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Platform:
             region=region,
             instance_memory_mb=instance_memory_mb,
             container=os.environ.get("MME_CONTAINER_KIND", "embedded"),
-            metrics_period_s=float(os.environ.get("MME_METRICS_PERIOD_S", "60")),
+            metrics_period_s=float(os.environ.get("MME_METRICS_PERIOD_S", "10")),
             autoscaling_period_s=float(os.environ.get("MME_AUTOSCALING_PERIOD_S", "60")),
         )
         self._store = ObjectStore(objects.url, *keys, region)

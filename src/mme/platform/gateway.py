@@ -18,7 +18,7 @@ import aiohttp
 
 import mme.platform.journal as journals
 from mme.platform import arrivals, copies, protocols, proxy, s3, signing, validation
-from mme.platform.autoscaling import Autoscaler, refuse_policy
+from mme.platform.autoscaling import Autoscaler
 from mme.platform.backing import BackingFailed, Service
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.errors import (
@@ -34,6 +34,7 @@ from mme.platform.errors import (
 from mme.platform.proxy import Receive, Request, Send
 from mme.platform.resources import Operation
 from mme.platform.runtime import InvokeAnswer, StreamAnswer
+from mme.platform.scalable_targets import refuse_policy
 
 if TYPE_CHECKING:
     from mme.platform.access import Access  # slow to import, and needed only where policies are enforced

@@ -8,6 +8,8 @@ SampleCount are exact, and percentiles are not to be had.
 from __future__ import annotations
 
 import datetime
+import time
+from collections.abc import Callable
 from typing import Any
 
 INVOCATIONS = "AWS/SageMaker"  # the namespace of the metrics of calls and of the model cache
@@ -31,6 +33,15 @@ _UNITS = {
     "MemoryUtilization": "Percent",
     "DiskUtilization": "Percent",
 }
+
+
+Observe = Callable[[str, float], None]
+"""Takes the name of one of AWS's metrics and a value, times in microseconds."""
+
+
+def us_since(started: float) -> float:
+    """Microseconds since a reading of `time.perf_counter`."""
+    return (time.perf_counter() - started) * 1e6
 
 
 class Statistic:

@@ -8,15 +8,17 @@ import itertools
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.containers import KINDS, ContainerKind, ContainerStartFailed
-from mme.platform.hosting.fleet import HEALTH_PERIOD_S, Endpoint, Instance, Variant, failure_reason, remove_folder
+from mme.platform.hosting.fleet import HEALTH_PERIOD_S, Instance, failure_reason, remove_folder
 from mme.platform.hosting.logs import log_group
 from mme.platform.hosting.metrics import INSTANCES, INVOCATIONS, Meter
 from mme.platform.hosting.plans import EndpointPlan, HostingFault, VariantPlan
 from mme.platform.hosting.publisher import Publisher
+from mme.platform.hosting.routing import Endpoint, Variant
 from mme.platform.hosting.store import PackageStore
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Hosting:
         self._endpoints: dict[str, Endpoint] = {}
         self._meters: dict[tuple[str, str], Meter] = {}
         self._changes: dict[str, asyncio.Lock] = {}
-        self._numbers: set[tuple[str, str, int]] = set()
+        self._instances: dict[Path, Instance] = {}  # all there are, also those that start or retire, by their folders
         self._tasks: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_closing = False
@@ -63,7 +65,7 @@ class Hosting:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._retiring, return_exceptions=True)
-        await _all(instance.stop() for endpoint in self._endpoints.values() for instance in endpoint.instances)
+        await _all(instance.stop() for instance in self._instances.values())
         self._collect()
         self._endpoints.clear()
         await asyncio.to_thread(self._publisher.close)
@@ -95,7 +97,7 @@ class Hosting:
             old = self._endpoints.get(plan.name)
             self._endpoints[plan.name] = Endpoint(plan.name, variants)
             if old is not None:
-                self._spawn(self._retire(plan.name, old.instances), self._retiring)
+                self._spawn(self._retire(old.instances), self._retiring)
 
     async def rescale(self, endpoint_name: str, desired: Mapping[str, tuple[float | None, int | None]]) -> None:
         """Give variants another weight, another number of instances, or both; None leaves it as it is.
@@ -118,7 +120,7 @@ class Hosting:
                 try:
                     added = await self._start_instances(endpoint_name, plan, max(0, missing), old.meter)
                 except BaseException:
-                    await self._discard(endpoint_name, new)
+                    await self._discard(new)
                     raise
                 new += added
                 kept = old.instances if missing >= 0 else old.instances[: plan.instance_count]
@@ -126,23 +128,23 @@ class Hosting:
                 changed[name] = Variant(plan, old.meter, (*kept, *added), replicate=self._replicate)
             self._endpoints[endpoint_name] = Endpoint(endpoint_name, endpoint.variants | changed)
             if leaving:
-                self._spawn(self._retire(endpoint_name, leaving), self._retiring)
+                self._spawn(self._retire(leaving), self._retiring)
 
     async def remove(self, endpoint_name: str) -> None:
         """Take an endpoint down, with its instances' disks. Calls under way get the error of a container that went."""
         async with self._lock(endpoint_name):
             endpoint = self._endpoints.pop(endpoint_name, None)
-            if endpoint is None:
-                return
-            await _all(instance.stop() for instance in endpoint.instances)
+            instances = endpoint.instances if endpoint is not None else []
+            await _all(instance.stop() for instance in instances)
             self._collect()
-            for instance in endpoint.instances:
-                self._numbers.discard((endpoint_name, instance.variant_name, instance.number))
-            for variant in endpoint.variants.values():
-                self._meters.pop((endpoint_name, variant.plan.name), None)
+            for instance in instances:
+                del self._instances[instance.folder]
+            for key in [key for key in self._meters if key[0] == endpoint_name]:
+                del self._meters[key]
             self._publisher.forget(log_group(endpoint_name))
-            if not any(name == endpoint_name for name, _, _ in self._numbers):
-                await remove_folder(self.config.folder / endpoint_name)
+            folder = self.config.folder / endpoint_name
+            if not any(one.is_relative_to(folder) for one in self._instances):
+                await remove_folder(folder)
 
     async def status(self) -> list[dict[str, Any]]:
         """Endpoints, variants, instances and models, with what the models cost just now."""
@@ -176,7 +178,7 @@ class Hosting:
         failed = next((outcome for outcome in started if isinstance(outcome, BaseException)), None)
         if failed is not None:
             up = [instance for outcome in started if isinstance(outcome, list) for instance in outcome]
-            await self._discard(endpoint_name, up)
+            await self._discard(up)
             raise failed
         return {
             plan.name: Variant(plan, meter, instances, replicate=self._replicate)
@@ -188,46 +190,45 @@ class Hosting:
         assert self._packages is not None, "Hosting.start() comes first"
         instances = []
         for _ in range(count):
-            number = next(n for n in itertools.count() if (endpoint_name, plan.name, n) not in self._numbers)
-            self._numbers.add((endpoint_name, plan.name, number))
-            folder = self.config.folder / endpoint_name / plan.name / str(number)
-            instances.append(
-                Instance(
-                    endpoint_name,
-                    plan,
-                    number,
-                    folder,
-                    self._kind,
-                    self.config,
-                    self._packages,
-                    self._publisher,
-                    meter,
-                    self._health_period_s,
-                )
+            variant_folder = self.config.folder / endpoint_name / plan.name
+            number = next(n for n in itertools.count() if variant_folder / str(n) not in self._instances)
+            instance = Instance(
+                endpoint_name,
+                plan,
+                number,
+                variant_folder / str(number),
+                self._kind,
+                self.config,
+                self._packages,
+                self._publisher,
+                meter,
+                self._health_period_s,
             )
+            self._instances[instance.folder] = instance
+            instances.append(instance)
         outcomes = await asyncio.gather(*(instance.start() for instance in instances), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
-                await self._discard(endpoint_name, instances)
+                await self._discard(instances)
                 if isinstance(outcome, (ContainerStartFailed, HostingFault)):
                     log.warning("endpoint %s, variant %s: %s", endpoint_name, plan.name, outcome)
                     raise failure_reason(plan.name, outcome) from outcome
                 raise outcome
         return instances
 
-    async def _discard(self, endpoint_name: str, instances: list[Instance]) -> None:
+    async def _discard(self, instances: list[Instance]) -> None:
         await _all(instance.stop() for instance in instances)
         for instance in instances:
             await remove_folder(instance.folder)
-            self._numbers.discard((endpoint_name, instance.variant_name, instance.number))
+            self._instances.pop(instance.folder, None)
 
-    async def _retire(self, endpoint_name: str, instances: list[Instance]) -> None:
+    async def _retire(self, instances: list[Instance]) -> None:
         """Stop instances that get no new calls when the ones under way are done, at the latest when those time out."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.invoke_timeout_s
         while any(one.in_flight for one in instances) and loop.time() < deadline and not self._is_closing:
             await asyncio.sleep(0.05)
-        await self._discard(endpoint_name, instances)
+        await self._discard(instances)
 
     async def _measure(self) -> None:
         while True:
