@@ -113,7 +113,7 @@ def refuses_connections(url: str) -> bool:
 def test_help_names_every_command(mme):
     code, out, _ = mme("--help")
     assert code == 0
-    assert all(name in out for name in ("up", "down", "env", "status", "check", "serve", "container"))
+    assert all(name in out for name in ("up", "down", "env", "status", "logs", "check", "serve", "container"))
 
 
 @pytest.mark.parametrize("command", ["env", "status"])

@@ -79,6 +79,21 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Everything, for
 
 
 @app.command()
+def logs(
+    endpoint: Annotated[str | None, typer.Argument(help="An endpoint's name; without one, all of them.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C.")] = False,
+) -> None:
+    """Show what the containers say, by model: read from CloudWatch Logs, as on AWS."""
+    from mme import logs
+
+    try:
+        for record in logs.read(Settings(), endpoint, follow=follow):
+            print(record, flush=follow)
+    except KeyboardInterrupt:
+        return  # how following is ended
+
+
+@app.command()
 def check(
     package: Annotated[Path, typer.Argument(help="A package's archive or folder.", exists=True)],
     container: Annotated[str, typer.Option(metavar="VERSION", help="What it is to serve in.")] = "0.36.0",
