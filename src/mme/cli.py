@@ -119,12 +119,15 @@ def serve(
     """Serve every package of a folder from one model server, without a platform. Ctrl-C ends it."""
     from mme import checking
 
-    with checking.serve_folder(folder, port) as server:
-        for name in server.models:
-            out.print(f"POST {server.url}/models/{name}/invoke")
-        for name, cause in server.refused.items():
-            out.print("[red]not served:[/]", escape(f"{name}: {cause}"))
-        server.wait()
+    try:
+        with checking.serve_folder(folder, port) as server:
+            for name in server.models:
+                out.print(f"POST {server.url}/models/{name}/invoke")
+            for name, cause in server.refused.items():
+                out.print("[red]not served:[/]", escape(f"{name}: {cause}"))
+            server.wait()
+    except KeyboardInterrupt:
+        return  # how it is ended; the server, in the same terminal, was told too
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -138,20 +138,17 @@ class FolderServer:
         self.refused = refused
 
     def wait(self) -> None:
-        """Copy the server's log to stderr until it ends, or until Ctrl-C."""
+        """Copy the server's log to stderr until it ends."""
         told = len(self._server.log())
-        try:
-            while True:
-                is_running = self._server.is_running()
-                log = self._server.log()
-                sys.stderr.write(log[told:])
-                sys.stderr.flush()
-                told = len(log)
-                if not is_running:
-                    return
-                time.sleep(_LOG_ROUND_S)
-        except KeyboardInterrupt:
-            return  # which the server, in the same terminal, gets too
+        while True:
+            is_running = self._server.is_running()
+            log = self._server.log()
+            sys.stderr.write(log[told:])
+            sys.stderr.flush()
+            told = len(log)
+            if not is_running:
+                return
+            time.sleep(_LOG_ROUND_S)
 
 
 @contextmanager
