@@ -22,6 +22,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 
 from mme import forkserver
+from mme.server.importsets import key_of
 from mme.server.nursery import CannotFork, Nursery, WorkerProcess, WorkerSpec
 from mme.server.worker import frames
 
@@ -341,7 +342,8 @@ def test_imports_that_start_a_thread_are_remembered_and_their_models_run_plain(h
         code = "import threaded_xyz\n" + EVAL
         env = {"PYTHONPATH": str(library)}
         first = await loaded(nursery, home.model("first", code, env=env))
-        assert first.origin.startswith("plain: thread ")
+        assert first.origin == "forked"
+        await settled(nursery)
         assert [each["imports"] for each in nursery.status()["unfit"]] == [["threaded_xyz"]]
         second = await loaded(nursery, home.model("second", code, env=env))
         assert second.origin.startswith("plain: thread ")
@@ -614,3 +616,10 @@ def test_sockets_of_workers_are_unix_and_do_not_block(home):
         await nursery.close()
 
     run(test)
+
+
+def test_imports_that_cannot_be_found_are_left_to_the_worker(tmp_path):
+    (tmp_path / "model.py").write_text("import __main__, json, numpy.linalg, not_there_xyz\nfrom . import x\n")
+    key = key_of(tmp_path, "model.py", {})
+    assert (sorted(key.imports), key.installed()) == (["not_there_xyz", "numpy.linalg"], ["numpy.linalg"])
+    assert "" not in key_of(tmp_path, ".odd", {}).installed()

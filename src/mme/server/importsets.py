@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -29,6 +30,11 @@ class Key:
         text = json.dumps([sorted(self.imports), sorted(self.env)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def installed(self) -> list[str]:
+        """Those of the imports that this interpreter would find; nothing is imported to tell."""
+        tops = {name: name.partition(".")[0] for name in self.imports}
+        return sorted(name for name, top in tops.items() if top and importlib.util.find_spec(top))
+
 
 def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
     """The key of a package: the modules that its Python files import, in functions too, but for its own and Python's.
@@ -36,7 +42,7 @@ def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
     A file that isn't Python counts as one that imports nothing: its worker will say what is wrong with it.
     """
     names: set[str] = set()
-    own = {"djl_python", *sys.stdlib_module_names}
+    own = {"__main__", "djl_python", *sys.stdlib_module_names}
     for path in sorted(folder.rglob("*.py"))[:_MAX_FILES]:
         own.add(path.relative_to(folder).parts[0].removesuffix(".py"))
         if path.stat().st_size <= _MAX_FILE_BYTES:

@@ -224,9 +224,9 @@ class Nursery:
         Waits for one that is being built; raises ForkRefused if the model's key can't be forked.
         """
         key = await self._key(spec)
-        if key.imports and self._sets.modules(key) is None:
+        if self._sets.modules(key) is None and (named := key.installed()):
             # What the code says it imports is imported once, in the branch, and not again by the first worker.
-            self._sets.learn(key, sorted(key.imports))
+            self._sets.learn(key, named)
         is_learned = self._sets.modules(key) is not None
         if is_learned and not self._is_bare(key) and key not in self._branches and key not in self._unfit:
             await asyncio.shield(self._build(key))
