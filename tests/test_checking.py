@@ -348,6 +348,10 @@ def test_a_golden_call_that_fails_shows_the_difference(light: Path):
         ("def handle(inputs):\n    raise ValueError('no weights')\n", "ValueError: no weights"),
         ("import json\njson.nothing\ndef handle(inputs): ...\n", "AttributeError: module 'json' has no attribute"),
         ("import os\nos._exit(3)\ndef handle(inputs): ...\n", "its process exited with code 3"),
+        (
+            "from djl_python import Output\ndef handle(inputs):\n    return Output().error('weights missing')\n",
+            "the init call answered: weights missing",
+        ),
         ("import ctypes\ndef handle(inputs):\n    ctypes.string_at(0)\n", "its process was killed by SIGSEGV"),
         ("def handle(inputs):\n    open('weights')\n", "model.py line 2: FileNotFoundError: .*'weights'"),
         ("def load():\n    raise KeyError('x')\n\ndef handle(inputs):\n    load()\n", "model.py line 2: KeyError"),

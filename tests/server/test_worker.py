@@ -350,7 +350,7 @@ def test_a_code_that_is_no_short_integer_ends_the_worker_as_in_djl(start, code):
         (
             "from djl_python import Output\ndef handle(inputs): return Output().error('no')",
             "handler",
-            "invoke handler failure",
+            "no",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
@@ -18,6 +19,7 @@ _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
 _MEMORY_TEXTS = ("No available memory for the cache blocks", "CUDA error: out of memory")
 _FIRST_ERROR_CODE = 300  # an init call that answers this or more has failed, as in DJL
 _NO_MEMORY_CODE = 507
+_REASON_CHARS = 500  # a reason is told in a line of the log
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Handler:
         if output.code < _FIRST_ERROR_CODE:
             return {}
         kind = "memory" if output.code == _NO_MEMORY_CODE else "handler"
-        return {"failure": {"kind": kind, "error": self._error or output.message, "traceback": self._traceback}}
+        return {"failure": {"kind": kind, "error": self._error or _reason(output), "traceback": self._traceback}}
 
     def _checked(self, answer: Any) -> Output:
         from .api import Output
@@ -102,6 +104,16 @@ class Handler:
         if type(error).__name__ in _MEMORY_ERRORS or any(known in self._error for known in _MEMORY_TEXTS):
             return Output(code=_NO_MEMORY_CODE, message=self._error)
         return Output().error(self._error, message=message)
+
+
+def _reason(output: Output) -> str:
+    """What an error answer says: the error of `Output.error`, else its text."""
+    values = output.content.get_values()
+    text = b"".join(bytes(value) for value in values if isinstance(value, bytes | bytearray)).decode("utf-8", "replace")
+    try:
+        return str(json.loads(text)["error"])
+    except (ValueError, KeyError, TypeError):
+        return text[:_REASON_CHARS] or output.message
 
 
 def traceback_of(error: BaseException) -> str:
