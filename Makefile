@@ -68,6 +68,10 @@ notebooks: $(STAMP) ## run every notebook under nbval and compare its outputs
 	@status=0; $(BIN)/pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS) || status=$$?; \
 		$(BIN)/mme down; exit $$status
 
+.PHONY: soak
+soak: $(STAMP) ## load the server and the platform for minutes and print the figures
+	@$(BIN)/pytest -q -s -m soak tests/soak
+
 .PHONY: render
 render: $(STAMP) ## run every notebook and keep its outputs in it
 	@status=0; $(BIN)/python tools/notebooks.py render || status=$$?; $(BIN)/mme down; exit $$status

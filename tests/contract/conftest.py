@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import container
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import container  # noqa: E402
-import scenes  # noqa: E402
-import transcript  # noqa: E402
+import scenes
+import transcript
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

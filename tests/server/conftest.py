@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+import container
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-
-import container  # noqa: E402
 
 
 @pytest.fixture(scope="module")
