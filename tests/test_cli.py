@@ -189,6 +189,13 @@ def test_an_error_of_our_own_keeps_its_traceback(mme, monkeypatch):
         mme("up")
 
 
+def test_pack_makes_an_archive_beside_the_folder_or_where_it_is_told(mme, shelf, tmp_path):
+    code, out, _ = mme("pack", shelf / "line", tmp_path / "one.tar.gz")
+    assert code == 0 and "model.py" in out and f"next: mme check {tmp_path / 'one.tar.gz'}" in out
+    code, _, err = mme("pack", tmp_path / "none")
+    assert code == 2 and "does not exist" in err
+
+
 def test_check_passes_a_sound_package_and_names_the_fault_of_another(mme, shelf):
     assert mme("check", shelf / "line.tar.gz") == (0, "line: no faults, 1 golden call equal\n", "")
     code, out, _ = mme("check", shelf / "broken")

@@ -94,6 +94,20 @@ def logs(
 
 
 @app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(help="A package's folder.", exists=True, file_okay=False)],
+    archive: Annotated[Path | None, typer.Argument(help="Where to; FOLDER.tar.gz when left out.")] = None,
+) -> None:
+    """Pack a folder as a model package: equal files give an equal archive, byte for byte."""
+    from mme import packages
+
+    archive = archive or folder.resolve().with_name(f"{folder.resolve().name}.tar.gz")
+    packages.build(folder, archive)
+    out.print(f"{archive}: {', '.join(packages.names(archive))}", markup=False)
+    out.print(f"next: mme check {archive}", style="dim", markup=False)
+
+
+@app.command()
 def check(
     package: Annotated[Path, typer.Argument(help="A package's archive or folder.", exists=True)],
     container: Annotated[str, typer.Option(metavar="VERSION", help="What it is to serve in.")] = "0.36.0",
