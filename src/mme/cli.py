@@ -101,7 +101,7 @@ def pack(
     """Pack a folder as a model package: equal files give an equal archive, byte for byte."""
     from mme import packages
 
-    archive = archive or folder.resolve().with_name(f"{folder.resolve().name}.tar.gz")
+    archive = archive or folder.parent / f"{folder.resolve().name}.tar.gz"
     packages.build(folder, archive)
     out.print(f"{archive}: {', '.join(packages.names(archive))}", markup=False)
     out.print(f"next: mme check {archive}", style="dim", markup=False)
