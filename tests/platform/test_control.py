@@ -371,6 +371,14 @@ async def test_an_update_that_fails_rolls_back_with_the_reason(plane: Plane) -> 
     assert "FailureReason" not in await plane.status("InService")
 
 
+async def test_a_deployment_config_is_refused_by_name(plane: Plane) -> None:
+    await plane.in_service()
+    given = {"DeploymentConfig": {"BlueGreenUpdatePolicy": {}}, "EndpointConfigName": "config"}
+    for operation, name in (("CreateEndpoint", "other"), ("UpdateEndpoint", "endpoint")):
+        fault = await plane.fault(operation, EndpointName=name, **given)
+        assert fault.startswith(f"UnsupportedOperation: DeploymentConfig of {operation} is not supported")
+
+
 async def test_an_update_needs_the_configuration_that_is_in_use(plane: Plane) -> None:
     await plane.in_service()
     await plane.config("new")

@@ -180,6 +180,22 @@ def test_an_asynchronous_call_is_refused_by_name(runtime: Any, endpoint: str) ->
     assert "InvokeEndpointAsync is not supported" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("InferenceComponentName", "component"),
+        ("TargetContainerHostname", "host"),
+        ("EnableExplanations", "`true`"),
+        ("SessionId", "NEW_SESSION"),
+        ("PrefixAwareId", "prefix"),
+    ],
+)
+def test_what_a_call_may_ask_of_aws_and_not_of_this_is_refused_by_name(runtime: Any, member: str, value: str) -> None:
+    error = refused(runtime.invoke_endpoint, EndpointName=ENDPOINT, TargetModel="a", Body=b"{}", **{member: value})
+    assert error.response["Error"]["Code"] == "UnsupportedOperation"
+    assert f"{member} of InvokeEndpoint is not supported by the local platform" in str(error)
+
+
 def test_the_status_shows_where_models_are(platform: Running, runtime: Any, endpoint: str) -> None:
     invoke(runtime, endpoint, {})
     with urlopen(f"{platform.url}/_mme/status") as answer:

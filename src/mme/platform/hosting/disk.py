@@ -15,12 +15,16 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from mme.packages import UNPACKER_VERSION, Limits, PackageError, unpack
 from mme.platform.hosting.plans import DiskFull, PackageUnusable, StoreUnavailable
 from mme.platform.hosting.store import PackageStore, PackageVersion, S3Url
 
 _DOWNLOAD_ATTEMPTS = 3  # a broken connection is no reason to fail a call
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Disk:
         Awaits `reserve` with the bytes it is about to take up, first for the archive, then for its files too, and
         takes no more. Raises PackageMissing, StoreUnavailable, PackageUnusable, DiskFull, and what `reserve` raises.
         """
-        new = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".new-", dir=self._folder))
+        new = Path(await _to_its_end(tempfile.mkdtemp, prefix=".new-", dir=self._folder))
         archive = new / "package.tar.gz"
         try:
             expected = await self._store.version(at)
@@ -87,13 +91,13 @@ class Disk:
             on_downloaded()
             files_bytes = await asyncio.to_thread(_unpacked_bytes, archive)
             await reserve(version.size_bytes + files_bytes)
-            return await asyncio.to_thread(self._install, new, model_id, target, at, version, files_bytes)
+            return await _to_its_end(self._install, new, model_id, target, at, version, files_bytes)
         except PackageError as error:
             raise PackageUnusable(str(at), str(error)) from error
         except OSError as error:
             raise DiskFull(f"the instance's disk does not take {at}: {error.strerror or error}") from error
         finally:
-            await asyncio.to_thread(shutil.rmtree, new, ignore_errors=True)
+            await _to_its_end(shutil.rmtree, new, ignore_errors=True)
 
     async def _download(self, at: S3Url, to: Path, limit_bytes: int) -> PackageVersion:
         for attempt in range(1, _DOWNLOAD_ATTEMPTS + 1):
@@ -121,7 +125,7 @@ class Disk:
 
     async def remove(self, model_id: str) -> None:
         """Delete a package from the disk."""
-        await asyncio.to_thread(self._remove, model_id)
+        await _to_its_end(self._remove, model_id)
 
     def _remove(self, model_id: str) -> None:
         old = self._folder / f".old-{model_id}"
@@ -130,6 +134,16 @@ class Disk:
         except FileNotFoundError:
             return
         shutil.rmtree(old, ignore_errors=True)
+
+
+async def _to_its_end(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Do blocking work in a thread. It goes on when the caller is cancelled, so the caller waits for it even then."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **options))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.gather(thread, return_exceptions=True)
+        raise
 
 
 def _unpacked_bytes(archive: Path) -> int:
