@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import itertools
 import logging
@@ -134,11 +135,8 @@ class Hosting:
         """Take an endpoint down, with its instances' disks. Calls under way get the error of a container that went."""
         async with self._lock(endpoint_name):
             endpoint = self._endpoints.pop(endpoint_name, None)
-            instances = endpoint.instances if endpoint is not None else []
-            await _all(instance.stop() for instance in instances)
+            await self._discard(endpoint.instances if endpoint is not None else [])
             self._collect()
-            for instance in instances:
-                del self._instances[instance.folder]
             for key in [key for key in self._meters if key[0] == endpoint_name]:
                 del self._meters[key]
             self._publisher.forget(log_group(endpoint_name))
@@ -221,6 +219,9 @@ class Hosting:
         for instance in instances:
             await remove_folder(instance.folder)
             self._instances.pop(instance.folder, None)
+            with contextlib.suppress(OSError):  # others are in there
+                instance.folder.parent.rmdir()
+                instance.folder.parent.parent.rmdir()
 
     async def _retire(self, instances: list[Instance]) -> None:
         """Stop instances that get no new calls when the ones under way are done, at the latest when those time out."""
