@@ -23,6 +23,8 @@ from mme.packages import Example
 from mme.platform import launch
 from mme.settings import Settings
 
+# Ctrl-C is ignored by what a shell without a terminal starts in the background, and by its children.
+COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mme.cli import main; main()"
 LIGHT = """
 from djl_python import Output
 
@@ -74,7 +76,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """Start a command that goes on, in a group of its own as a shell does, so that Ctrl-C can be sent to it."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from mme.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
         env=os.environ | {"PYTHONUNBUFFERED": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -20,6 +20,8 @@ from mme.logs import Record
 from mme.session import SessionError
 from mme.settings import Settings
 
+# Ctrl-C is ignored by what a shell without a terminal starts in the background, and by its children.
+COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mme.cli import main; main()"
 HANDLER = """
 from djl_python import Output
 
@@ -125,7 +127,7 @@ def test_a_line_of_a_record_can_neither_pass_for_another_record_nor_command_a_te
 def test_following_shows_each_record_once_as_it_comes_until_ctrl_c(served: Served) -> None:
     written(served, "tail", "before")
     process = subprocess.Popen(
-        [sys.executable, "-c", "from mme.cli import main; main()", "logs", "tail", "--follow"],
+        [sys.executable, "-c", COMMAND, "logs", "tail", "--follow"],
         env=os.environ | {"MME_HOME": str(served.settings.home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

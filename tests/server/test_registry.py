@@ -156,8 +156,8 @@ def test_a_load_that_nobody_waited_for_is_seen_to_have_failed(tmp_path: Path) ->
 
 def test_a_model_that_does_not_fit_the_budget_is_refused_until_another_leaves(tmp_path: Path) -> None:
     async def test(registry: Registry) -> None:
-        urls = [package(tmp_path / f"m{number}", settings="required_memory_mb=1100\n") for number in range(2)]
-        held = package(tmp_path / "held", HELD, settings="required_memory_mb=1100\n")
+        urls = [package(tmp_path / f"m{number}", settings="required_memory_mb=11000\n") for number in range(2)]
+        held = package(tmp_path / "held", HELD, settings="required_memory_mb=11000\n")
         model = await begun(registry, held)
         with pytest.raises(OutOfMemory, match="No enough memory to load the model"):
             await registry.load(LoadRequest("m0", urls[0]))
@@ -165,13 +165,13 @@ def test_a_model_that_does_not_fit_the_budget_is_refused_until_another_leaves(tm
         # What was promised to a model counts until it is loaded; then what it takes does.
         for number in range(2):
             loaded = await registry.load(LoadRequest(f"m{number}", urls[number]))
-            await until(lambda name=loaded.name: registry.memory.used_mb() < 1000, "what was loaded was measured")
+            await until(lambda name=loaded.name: registry.memory.used_mb() < 9000, "what was loaded was measured")
         assert model.status == "PENDING"
         status = registry.status()
-        assert status["memory"]["budget_mb"] == 2000
+        assert status["memory"]["budget_mb"] == 20000
         assert all(worker["pss_mb"] > 1 for model in status["models"] for worker in model["workers"])
 
-    with_registry(tmp_path, test, MME_MEMORY_BUDGET_MB="2000")
+    with_registry(tmp_path, test, MME_MEMORY_BUDGET_MB="20000")
 
 
 @pytest.mark.parametrize("setting", ["required_memory_mb=99999999", "reserved_memory_mb=99999999"])
