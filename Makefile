@@ -70,7 +70,7 @@ notebooks: $(STAMP) ## run every notebook under nbval and compare its outputs
 
 .PHONY: soak
 soak: $(STAMP) ## load the server and the platform for minutes and print the figures
-	@$(BIN)/pytest -q -s -m soak tests/soak
+	@$(BIN)/pytest -q -s -m soak tests/soak tests/platform/test_soak.py
 
 .PHONY: render
 render: $(STAMP) ## run every notebook and keep its outputs in it

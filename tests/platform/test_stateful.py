@@ -122,6 +122,7 @@ class Machine(RuleBasedStateMachine):
 
     async def changed(self, name: str, operation: str, is_healthy: bool, **request: Any) -> str:
         """The status after a change that a healthy container can make, and that an unhealthy one makes fail."""
+        await self.replaced(name)
         if not is_healthy:
             self.rig.open("start_fails")
         try:

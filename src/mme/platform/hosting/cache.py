@@ -80,7 +80,7 @@ class ModelCache:
     async def restore(self) -> None:
         """Take over what an earlier run of this instance left on its disk."""
         for model_id, key in (await asyncio.to_thread(self._disk.scan)).items():
-            if key.target and self._id(key.target) == model_id:
+            if self._is_cached and key.target and self._id(key.target) == model_id:
                 model = self._models.add(key.target, model_id)
                 model.where, model.key = Where.DISK, key
             else:
@@ -157,7 +157,7 @@ class ModelCache:
         model.in_use -= 1
         model.last_used = time.monotonic()
         if model.in_use == 0:
-            if model.where is Where.MEMORY and not self._is_cached and model.change is None:
+            if model.where in (Where.MEMORY, Where.DISK) and not self._is_cached and model.change is None:
                 self._models.change(model, self._discard(model))
             self._models.drop_if_unused(model)
             self._models.changed()
