@@ -83,8 +83,14 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
         yield store
 
 
+@functools.cache
+def session() -> Any:
+    """botocore's, which reads its models of the services once."""
+    return botocore.session.get_session()
+
+
 def s3_client(store: ObjectStore) -> Any:
-    return botocore.session.get_session().create_client(
+    return session().create_client(
         "s3",
         endpoint_url=store.s3_url,
         region_name=store.region,

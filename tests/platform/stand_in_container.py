@@ -155,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     if (FOLDER / "start_fails").exists():
         sys.exit("the stand-in was told not to start")
+    ThreadingHTTPServer.request_queue_size = 128  # of 5, a burst's connections beyond them wait for seconds
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)

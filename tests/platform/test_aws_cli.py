@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -31,10 +31,29 @@ def handle(inputs):
 
 Aws = Callable[..., str]
 
+# Runs each line of JSON, a list of arguments, as `aws` in a fork: what takes a second is to import it.
+FORKING = """
+import json, os, sys
+from awscli.clidriver import main
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        sys.argv = ["aws", *json.loads(line)]
+        code = main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
 
 @pytest.fixture(scope="module")
-def aws(platform: Running) -> Aws:
+def aws(platform: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """Runs `aws` and returns what it prints; a failure is raised with what it says."""
+    folder = tmp_path_factory.mktemp("aws")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
         "AWS_ENDPOINT_URL": platform.url,
         "AWS_ACCESS_KEY_ID": platform.access_key,
@@ -43,15 +62,19 @@ def aws(platform: Running) -> Aws:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
+    argv = [sys.executable, "-W", "ignore", "-c", FORKING]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(argv, env=environment, cwd=folder, text=True, **pipes) as forking:
+        assert forking.stdin is not None and forking.stdout is not None
+        requests, codes = forking.stdin, forking.stdout
 
-    def run(*arguments: str) -> str:
-        argv = [sys.executable, "-W", "ignore", "-m", "awscli", *arguments]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
-        if done.returncode:
-            raise RuntimeError(f"aws {' '.join(arguments)}: {done.stderr}")
-        return done.stdout
+        def run(*arguments: str) -> str:
+            print(json.dumps(arguments), file=requests, flush=True)
+            if int(codes.readline()):
+                raise RuntimeError(f"aws {' '.join(arguments)}: {(folder / 'stderr').read_text()}")
+            return (folder / "stdout").read_text()
 
-    return run
+        yield run
 
 
 def package(file: Path) -> Path:

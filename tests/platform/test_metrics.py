@@ -67,7 +67,10 @@ async def test_cloudwatch_holds_the_calls_hits_and_loads_of_an_endpoint(rig: Any
             assert 0 < read(moto_url, name, "Average") < 60e6  # type: ignore[operator]
 
 
-async def test_each_period_is_published_by_itself_with_the_instances_own_figures(rig: Any, moto_url: str) -> None:
+async def test_each_period_is_published_by_itself_with_the_instances_own_figures(
+    rig: Any, moto_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mme.platform.hosting.publisher._FIRST_AFTER_S", 0.1)
     async with rig.up(rig.plan_named("periodic"), moto_url=moto_url, metrics_period_s=0.2):
         await rig.until(lambda: read(moto_url, "LoadedModelCount", "SampleCount", endpoint="periodic"))
         namespace = "/aws/sagemaker/Endpoints"

@@ -7,6 +7,7 @@ beyond them are dropped, and how many is said in the platform's log; nobody wait
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import threading
 import time
@@ -29,6 +30,14 @@ _BATCH_METRICS = 500  # PutMetricData takes 1,000
 _BATCH_LINES = 1_000  # PutLogEvents takes 10,000 lines,
 _BATCH_BYTES = 900_000  # and 1 MiB, counting 26 bytes for each line
 _LINE_OVERHEAD_BYTES = 26
+
+
+@functools.cache
+def _session() -> Any:
+    """botocore's, which reads its models of the services once."""
+    import botocore.session  # slow, and no start of the platform has to wait for it
+
+    return botocore.session.get_session()
 
 
 class Publisher:
@@ -119,9 +128,7 @@ class Publisher:
 
     def _client(self, service: str) -> Any:
         if service not in self._clients:
-            import botocore.session  # slow, and no start of the platform has to wait for it
-
-            self._clients[service] = botocore.session.get_session().create_client(
+            self._clients[service] = _session().create_client(
                 service,
                 region_name=self._config.region,
                 endpoint_url=self._config.moto_url,
