@@ -19,7 +19,7 @@ import pytest
 from mme.platform.launch import Running
 
 ROLE = "arn:aws:iam::000000000000:role/role"
-WAIT = {"Delay": 1, "MaxAttempts": 120}
+WAIT = {"Delay": 0.1, "MaxAttempts": 900}
 
 HANDLER = """
 from djl_python import Output

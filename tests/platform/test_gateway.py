@@ -22,7 +22,7 @@ from mme.platform.launch import Running
 BUCKET = "packages-of-tests"
 ROLE = "arn:aws:iam::000000000000:role/role"
 ENDPOINT = "gateway"
-WAIT = {"Delay": 1, "MaxAttempts": 120}
+WAIT = {"Delay": 0.1, "MaxAttempts": 900}
 
 HANDLER = """
 from djl_python import Input, Output

@@ -416,7 +416,7 @@ def difference(call: Call, clients: dict[str, Any]) -> str | None:
 
 
 def wait(sagemaker: Any, waiter: str) -> None:
-    delays = {"Delay": 1, "MaxAttempts": 120}
+    delays = {"Delay": 0.1, "MaxAttempts": 900}
     if waiter != "failed":
         sagemaker.get_waiter(waiter).wait(EndpointName="life", WaiterConfig=delays)
         return

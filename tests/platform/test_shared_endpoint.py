@@ -93,7 +93,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MME_IAM", "enforce")
-        patch.setenv("MME_AUTOSCALING_PERIOD_S", "0.2")
+        patch.setenv("MME_AUTOSCALING_PERIOD_S", "0.1")
         account = Account(launch.up(Settings(home=home)))
     try:
         s3, sagemaker = account.client("s3"), account.client("sagemaker")
@@ -113,7 +113,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         sagemaker.create_endpoint_config(EndpointConfigName="shared", ProductionVariants=[variant])
         sagemaker.create_endpoint(EndpointName="shared", EndpointConfigName="shared")
         waiter = sagemaker.get_waiter("endpoint_in_service")
-        waiter.wait(EndpointName="shared", WaiterConfig={"Delay": 1, "MaxAttempts": 90})
+        waiter.wait(EndpointName="shared", WaiterConfig={"Delay": 0.1, "MaxAttempts": 900})
         yield account
     finally:
         launch.down(home)
