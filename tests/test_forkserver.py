@@ -97,6 +97,14 @@ def test_a_fork_has_its_request_and_its_end_is_reported(tree):
     assert tree.next() == {"ended": pid, "code": 7}
 
 
+def test_a_fork_that_is_told_of_leads_its_own_group_already_and_outlives_its_servers(tree):
+    for _ in range(50):
+        pid = tree.fork("import time; time.sleep(600)")["pid"]
+        assert os.getpgid(pid) == pid
+        os.kill(pid, signal.SIGKILL)
+        assert tree.next() == {"ended": pid, "code": -9}
+
+
 def test_a_killed_fork_is_reported_with_its_signal(tree):
     pid = tree.fork("import time; time.sleep(600)")["pid"]
     os.kill(pid, signal.SIGKILL)

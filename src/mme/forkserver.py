@@ -178,14 +178,19 @@ class Server:
                 _kill(pid for pid in children() if pid not in self._forked and pid not in request["spare"])
                 continue
             reason = self.refusal()
-            pid = 0 if reason else os.fork()
-            if not reason and pid == 0:
-                self.control.detach()
-                _leave_parent(keep=[*fds, self.lifeline])
-                self.lifeline = hold(self.lifeline)
-                self._forked.clear()
-                return request, fds
             if not reason:
+                has_left, is_leaving = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    self.control.detach()
+                    _leave_parent(keep=[*fds, self.lifeline])
+                    self.lifeline = hold(self.lifeline)
+                    self._forked.clear()
+                    return request, fds
+                # A child is told of when it leads its own group: the end of this one's must not be the child's too.
+                os.close(is_leaving)
+                os.read(has_left, 1)
+                os.close(has_left)
                 self._forked.add(pid)
             for fd in fds:
                 os.close(fd)
