@@ -94,6 +94,29 @@ def logs(
 
 
 @app.command()
+def clean(
+    backend: Annotated[str | None, typer.Option(metavar="local|aws", help="In place of the settings'.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="Only what is past its date.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+) -> None:
+    """List what the project of config.ipynb left in the account, by its tags, and delete it after a yes."""
+    from mme import cleaning, session
+    from mme.settings import configured
+
+    if backend is not None:
+        os.environ["MME_BACKEND"] = backend
+    settings = configured()
+    things = [thing for thing in cleaning.find(settings) if thing.is_expired or not expired]
+    account = session.connect(settings).client("sts").get_caller_identity()["Account"]
+    out.print(f"project {settings.project}, account {account}, region {settings.region}: {len(things)} to delete")
+    for thing in things:
+        out.print(f"  {thing}, until {thing.expires:%Y-%m-%d %H:%M} UTC", markup=False)
+    if things and (yes or typer.confirm("delete them?")):
+        for thing in cleaning.delete(settings, things):
+            out.print(f"deleted {thing}", markup=False)
+
+
+@app.command()
 def pack(
     folder: Annotated[Path, typer.Argument(help="A package's folder.", exists=True, file_okay=False)],
     archive: Annotated[Path | None, typer.Argument(help="Where to; FOLDER.tar.gz when left out.")] = None,
@@ -167,11 +190,13 @@ def _model_tables(status: dict[str, Any]) -> list[Table]:
 def _told_errors() -> tuple[type[Exception], ...]:
     """The errors whose message is meant for the person at the command line; imported late, since some are slow to."""
     from mme.checking import CheckError
+    from mme.cleaning import CleaningError
+    from mme.images import ImageError
     from mme.packages import PackageError
     from mme.platform.launch import LaunchError
     from mme.session import SessionError
 
-    return LaunchError, SessionError, PackageError, CheckError
+    return LaunchError, SessionError, PackageError, CheckError, CleaningError, ImageError
 
 
 def main() -> None:

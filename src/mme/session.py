@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from mme.images import image_uri as image_uri
 from mme.platform import launch
 from mme.settings import Settings
 
-IMAGE_ACCOUNT = "763104351884"  # AWS's own account for Deep Learning Containers in most regions
+# Where SageMaker tells a notebook instance or Studio what it is; the SageMaker SDK looks there too.
+SAGEMAKER_METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 
 TRUST_SAGEMAKER = {
     "Version": "2012-10-17",
@@ -49,28 +52,57 @@ def connect(settings: Settings) -> boto3.Session:
 
     On `local`, starts the platform if it does not run, and sets this process's AWS variables to it, so that the
     SageMaker SDK and every plain `boto3.client` reach it too, and nothing here can reach AWS. On `aws`, the user's own
-    AWS set-up counts. Raises SessionError where AWS is asked for in a process that was turned to the local platform.
+    AWS set-up counts (profile, SSO, the role of a SageMaker notebook), with the region of the settings.
+    Raises SessionError where AWS is asked for in a process that was turned to the local platform, or by a profile that
+    isn't there.
     """
     if settings.backend == "aws":
         if os.environ.get("AWS_CONFIG_FILE") == os.devnull:
             raise SessionError("this process is connected to the local platform; restart the kernel to use AWS")
+        os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = settings.region
+    else:
+        for name in list(os.environ):
+            if name.startswith("AWS_"):
+                del os.environ[name]
+        os.environ.update(environment(launch.up(settings), settings.region))
+    try:
+        boto3.setup_default_session(region_name=settings.region)
         return boto3.Session(region_name=settings.region)
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            del os.environ[name]
-    os.environ.update(environment(launch.up(settings), settings.region))
-    boto3.setup_default_session(region_name=settings.region)
-    return boto3.Session(region_name=settings.region)
+    except BotoCoreError as error:
+        raise SessionError(f"{error}; `aws configure list-profiles` lists the profiles there are") from error
+
+
+def tags(settings: Settings) -> list[dict[str, str]]:
+    """The settings' tags as boto3 takes them: project, run, owner, expiry. `mme clean` finds things by them."""
+    return [{"Key": key, "Value": value} for key, value in settings.tags.items()]
+
+
+def bucket_name(settings: Settings, boto: boto3.Session) -> str:
+    """The name of the bucket that holds the packages, there or not.
+
+    It has "sagemaker" in it, since roles with AWS's policy AmazonSageMakerFullAccess read such buckets and no others.
+    """
+    if settings.bucket:
+        return settings.bucket
+    account = boto.client("sts").get_caller_identity()["Account"]
+    return f"sagemaker-{settings.project}-{settings.region}-{account}"
 
 
 def bucket(settings: Settings) -> str:
-    """The name of the bucket that holds the packages, which is there afterwards: created when nobody has it yet."""
+    """The name of the bucket that holds the packages, which is there afterwards.
+
+    One that nobody has yet is created with our tags, closed to the public, and answering over TLS alone. This is where
+    a run begins to write, so on `aws` it raises SessionError until `settings.yes` says that it may.
+    """
     boto = connect(settings)
-    account = boto.client("sts").get_caller_identity()["Account"]
-    name = settings.bucket or f"{settings.project}-{settings.region}-{account}"
-    s3 = boto.client("s3")
+    if settings.backend == "aws" and not settings.yes:
+        raise SessionError(
+            "nothing has been created on AWS yet; read in 00_setup.ipynb what will be, then set yes=True in "
+            "config.ipynb, or MME_YES=1"
+        )
+    name, s3 = bucket_name(settings, boto), boto.client("s3")
     try:
-        s3.head_bucket(Bucket=name, ExpectedBucketOwner=account)
+        s3.head_bucket(Bucket=name)
     except ClientError as error:
         if error.response["Error"]["Code"] != "404":
             raise SessionError(
@@ -79,32 +111,71 @@ def bucket(settings: Settings) -> str:
         # us-east-1 is the one region that S3 refuses to be told.
         place = {"CreateBucketConfiguration": {"LocationConstraint": settings.region}}
         s3.create_bucket(Bucket=name, **({} if settings.region == "us-east-1" else place))
+    else:
+        return name
+    s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tags(settings)})
+    closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+    s3.put_public_access_block(Bucket=name, PublicAccessBlockConfiguration=dict.fromkeys(closed, True))
+    partition = boto.get_partition_for_region(settings.region)
+    s3.put_bucket_policy(Bucket=name, Policy=json.dumps(tls_only(name, partition)))
     return name
+
+
+def tls_only(bucket: str, partition: str = "aws") -> dict[str, Any]:
+    """The bucket policy that refuses whatever doesn't come over TLS."""
+    arn = f"arn:{partition}:s3:::{bucket}"
+    refused = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": [arn, f"{arn}/*"]}
+    return {
+        "Version": "2012-10-17",
+        "Statement": [{"Sid": "TlsOnly", **refused, "Condition": {"Bool": {"aws:SecureTransport": "false"}}}],
+    }
+
+
+def reading_packages(settings: Settings, bucket: str, partition: str = "aws") -> dict[str, Any]:
+    """What the execution role needs of S3: to read the packages and to list the bucket."""
+    arn = f"arn:{partition}:s3:::{bucket}"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{arn}/{settings.prefix}/*"},
+            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": arn},
+        ],
+    }
 
 
 def role_arn(settings: Settings) -> str:
     """The ARN of the role that SageMaker takes on to run the endpoint.
 
-    On `local` it is created when missing. On `aws` it is the one that `settings.role` names; raises SessionError
-    without one, since nobody should get a role with rights in their account by running a notebook.
+    On `local` it is created when missing. On `aws` it is the one that `settings.role` names, or, inside SageMaker, the
+    notebook's own; raises SessionError without one, since nobody should get a role with rights in their account by
+    running a notebook.
     """
     if settings.backend == "aws":
-        if not settings.role:
-            raise SessionError("no execution role is named; set MME_ROLE to the ARN of one that SageMaker may assume")
-        return settings.role
-    iam = connect(settings).client("iam")
+        return settings.role or _notebooks_role(settings)
+    boto = connect(settings)
+    iam = boto.client("iam")
     name = f"{settings.project}-role"
     try:
         arn: str = iam.get_role(RoleName=name)["Role"]["Arn"]
     except iam.exceptions.NoSuchEntityException:
-        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(TRUST_SAGEMAKER))["Role"]["Arn"]
+        trust = json.dumps(TRUST_SAGEMAKER)
+        created = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust, Tags=tags(settings))
+        arn = created["Role"]["Arn"]
+        policy = json.dumps(reading_packages(settings, bucket_name(settings, boto)))
+        iam.put_role_policy(RoleName=name, PolicyName="reading-packages", PolicyDocument=policy)
     return arn
 
 
-def image_uri(settings: Settings) -> str:
-    """The DJL Serving image of the endpoint's container. Locally the embedded server stands in for it."""
-    registry = f"{IMAGE_ACCOUNT}.dkr.ecr.{settings.region}.amazonaws.com"
-    return f"{registry}/djl-inference:{settings.image_version}"
+def _notebooks_role(settings: Settings) -> str:
+    if not SAGEMAKER_METADATA.exists():
+        raise SessionError(
+            "no execution role is named; set role in config.ipynb, or MME_ROLE, to the ARN of one that SageMaker may "
+            "assume (docs/aws.md, step 3, makes one)"
+        )
+    from sagemaker.core.helper.session_helper import Session, get_execution_role
+
+    role: str = get_execution_role(Session(boto_session=connect(settings)))
+    return role
 
 
 def running(settings: Settings) -> launch.Running:

@@ -19,6 +19,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from mme.platform import grants
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.errors import (
     AccessDenied,
@@ -218,36 +219,21 @@ class Directory:
             role = self._iam.get_role(RoleName=name)["Role"]
         except self._iam.exceptions.NoSuchEntityException:
             return Caller(arn, (), None, context)  # deleted, or never there: moto lets one assume any role
-        return self._made(arn, role, self._policies("role", name), context)
+        return self._made(arn, role, grants.policies(self._iam, "role", name), context)
 
     def _user(self, arn: str, name: str, context: dict[str, str]) -> Caller:
-        policies = self._policies("user", name)
-        for group in self._all("list_groups_for_user", "Groups[].GroupName", UserName=name):
-            policies += self._policies("group", group)
+        policies = grants.policies(self._iam, "user", name)
+        for page in self._iam.get_paginator("list_groups_for_user").paginate(UserName=name):
+            for group in page["Groups"]:
+                policies += grants.policies(self._iam, "group", group["GroupName"])
         user = self._iam.get_user(UserName=name)["User"]
         return self._made(arn, user, policies, {**context, "aws:username": name})
 
     def _made(self, arn: str, owner: Mapping[str, Any], policies: list[Policy], context: dict[str, str]) -> Caller:
         tags = {f"aws:principaltag/{tag['Key'].lower()}": tag["Value"] for tag in owner.get("Tags", [])}
-        limit = owner.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn")
-        boundary = None if limit is None else (self._managed(limit),)
-        return Caller(arn, tuple(policies), boundary, {**context, **tags, "aws:principalarn": owner["Arn"]})
-
-    def _policies(self, kind: str, name: str) -> list[Policy]:
-        """The inline and the attached policies of a role, a user or a group."""
-        owner = {f"{kind.title()}Name": name}
-        get = getattr(self._iam, f"get_{kind}_policy")
-        inline = self._all(f"list_{kind}_policies", "PolicyNames[]", **owner)
-        attached = self._all(f"list_attached_{kind}_policies", "AttachedPolicies[].PolicyArn", **owner)
-        return [
-            *(Policy(policy, get(PolicyName=policy, **owner)["PolicyDocument"]) for policy in inline),
-            *(self._managed(policy_arn) for policy_arn in attached),
-        ]
-
-    def _managed(self, arn: str) -> Policy:
-        policy = self._iam.get_policy(PolicyArn=arn)["Policy"]
-        version = self._iam.get_policy_version(PolicyArn=arn, VersionId=policy["DefaultVersionId"])
-        return Policy(policy["PolicyName"], version["PolicyVersion"]["Document"])
-
-    def _all(self, operation: str, path: str, **parameters: str) -> list[str]:
-        return list(self._iam.get_paginator(operation).paginate(**parameters).search(path))
+        return Caller(
+            arn,
+            tuple(policies),
+            grants.boundary(self._iam, owner),
+            {**context, **tags, "aws:principalarn": owner["Arn"]},
+        )

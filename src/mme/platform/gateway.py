@@ -45,6 +45,8 @@ INVOKE_LIMIT_BYTES = 6_291_456  # botocore's shape BodyBlob of sagemaker-runtime
 CONTROL_LIMIT_BYTES = 4 << 20  # no request of the control plane comes near it
 DISCARD_LIMIT_BYTES = 64 << 20  # of the body of a refused request; beyond it, closing the connection costs less
 CONFIGURATION_LIMIT_BYTES = 4 << 20  # a call to moto that may be kept; PutLogEvents, the largest, has 1 MB
+# Services that an account has and a machine hasn't, with the reason: moto would answer for them as if they were empty.
+_REFUSED = {"servicequotas": "there are no quotas", "ecr": "no image is pulled: the model server is on this machine"}
 
 
 class Invoker(Protocol):
@@ -214,6 +216,8 @@ class Gateway:
 
     async def _others(self, service: str, request: Request, send: Send) -> None:
         """What moto answers. What configures something is kept, so that it can be repeated when moto starts anew."""
+        if service in _REFUSED:
+            raise UnsupportedOperation(f"the local platform does not play {service}: {_REFUSED[service]}")
         if service in ("iam", "application-autoscaling", "logs", "monitoring", "sts"):
             await self._kept(service, request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), send)
             return
