@@ -84,7 +84,7 @@ def test_a_killed_platform_leaves_nothing_running_and_what_it_kept_comes_back(
     with start_platform(tmp_path) as first:
         s3, sagemaker, iam = (connect(first)(name) for name in ("s3", "sagemaker", "iam"))
         s3.create_bucket(Bucket="kept")
-        s3.put_object(Bucket="kept", Key="folder/object", Body=b"its bytes")
+        s3.put_object(Bucket="kept", Key="folder/object", Body=b"its bytes", ContentType="a/b", Metadata={"team": "a"})
         s3.put_bucket_tagging(Bucket="kept", Tagging={"TagSet": [{"Key": "owner", "Value": "shop"}]})
         container = {"Image": "image", "ModelDataUrl": "s3://kept/models/"}
         sagemaker.create_model(ModelName="kept", PrimaryContainer=container, Tags=[{"Key": "a", "Value": "b"}])
@@ -101,7 +101,8 @@ def test_a_killed_platform_leaves_nothing_running_and_what_it_kept_comes_back(
         second = launch.up(Settings(home=tmp_path))
         s3, sagemaker, iam = (connect(second)(name) for name in ("s3", "sagemaker", "iam"))
         assert (second.access_key, second.secret_key) == (first.access_key, first.secret_key)
-        assert s3.get_object(Bucket="kept", Key="folder/object")["Body"].read() == b"its bytes"
+        kept = s3.get_object(Bucket="kept", Key="folder/object")
+        assert (kept["Body"].read(), kept["ContentType"], kept["Metadata"]) == (b"its bytes", "a/b", {"team": "a"})
         assert s3.get_bucket_tagging(Bucket="kept")["TagSet"] == [{"Key": "owner", "Value": "shop"}]
         model_arn = sagemaker.describe_model(ModelName="kept")["ModelArn"]
         assert sagemaker.list_tags(ResourceArn=model_arn)["Tags"] == [{"Key": "a", "Value": "b"}]
@@ -141,7 +142,7 @@ def test_a_process_that_is_killed_behind_the_gateway_is_started_again(
     with start_platform(tmp_path) as there:
         s3, iam = connect(there)("s3"), connect(there)("iam")
         s3.create_bucket(Bucket="kept")
-        s3.put_object(Bucket="kept", Key="object", Body=b"its bytes")
+        s3.put_object(Bucket="kept", Key="object", Body=b"its bytes", Metadata={"team": "a"})
         iam.create_role(RoleName="kept", AssumeRolePolicyDocument="{}")
         for process in marked("MME_MARK", str(tmp_path)):
             if process.pid != there.pid:
@@ -150,6 +151,7 @@ def test_a_process_that_is_killed_behind_the_gateway_is_started_again(
         wait_until(
             lambda: is_answered(lambda: s3.get_object(Bucket="kept", Key="object")["Body"].read() == b"its bytes")
         )
+        assert s3.head_object(Bucket="kept", Key="object")["Metadata"] == {"team": "a"}
         wait_until(lambda: is_answered(lambda: iam.get_role(RoleName="kept")["Role"]["RoleName"] == "kept"))
 
 

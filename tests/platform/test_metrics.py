@@ -12,10 +12,11 @@ import botocore.session
 import pytest
 
 from mme.platform.config import ObjectStore, PlatformConfig
-from mme.platform.errors import ModelError
+from mme.platform.errors import ModelError, UnsupportedOperation
 from mme.platform.hosting import publisher as publisher_module
 from mme.platform.hosting.metrics import Meter
 from mme.platform.hosting.publisher import Publisher
+from mme.platform.statistics import refuse_others
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +93,28 @@ async def test_get_metric_data_reads_them_too(rig: Any, moto_url: str) -> None:
             EndTime=now + datetime.timedelta(minutes=1),
         )
         assert sum(answer["MetricDataResults"][0]["Values"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters"),
+    [
+        ("GetMetricStatistics", {"ExtendedStatistics": ["p99"]}),
+        ("GetMetricStatistics", {"Statistics": ["Sum"], "ExtendedStatistics": ["p99"]}),
+        ("GetMetricStatistics", {"ExtendedStatistics.member.1": "p99"}),
+        ("GetMetricData", {"MetricDataQueries": [{"Id": "i", "MetricStat": {"Stat": "p99"}}]}),
+        ("GetMetricData", {"MetricDataQueries.member.2.MetricStat.Stat": "p99"}),
+        ("PutMetricAlarm", {"ExtendedStatistic": "p99"}),
+    ],
+)
+def test_a_percentile_is_refused_by_name(operation: str, parameters: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedOperation, match=f"work out p99 from; ask {operation} for Average, Maximum, "):
+        refuse_others(operation, parameters)
+
+
+def test_what_moto_works_out_may_be_asked_for() -> None:
+    refuse_others("GetMetricStatistics", {"Statistics": ["Average", "SampleCount"]})
+    refuse_others("GetMetricData", {"MetricDataQueries": [{"MetricStat": {"Stat": "Sum"}}, {"Expression": "m1 * 2"}]})
+    refuse_others("DescribeAlarms", {})
 
 
 async def test_the_containers_lines_are_in_cloudwatch_logs_and_in_a_file(rig: Any, moto_url: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import http.client
 import os
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,11 +76,121 @@ def test_a_transfer_given_up_leaves_nothing(bucket: Any) -> None:
     assert code_of(lambda: bucket.head_object(Bucket=BUCKET, Key="given-up")) == "404"
 
 
+SAID: dict[str, Any] = {
+    "Metadata": {"team-name": "a b"},
+    "ContentType": "text/csv",
+    "CacheControl": "no-cache",
+    "ContentDisposition": "attachment",
+    "ContentEncoding": "gzip",
+    "ContentLanguage": "de",
+    "StorageClass": "STANDARD_IA",
+}
+
+
+def said_of(bucket: Any, key: str) -> dict[str, Any]:
+    """What HEAD and GET say of an object beside its bytes; they say the same."""
+    said = [
+        {name: value for name, value in call(Bucket=BUCKET, Key=key).items() if name in SAID}
+        for call in (bucket.head_object, bucket.get_object)
+    ]
+    assert said[0] == said[1]
+    return said[0]
+
+
+PLAIN = {"ContentType": "binary/octet-stream", "Metadata": {}}
+
+
 def test_metadata_and_type_come_back_as_they_were_put(bucket: Any) -> None:
-    bucket.put_object(Bucket=BUCKET, Key="described", Body=b"", Metadata={"team-name": "a b"}, ContentType="text/csv")
-    said = bucket.head_object(Bucket=BUCKET, Key="described")
-    assert said["Metadata"] == {"team-name": "a b"}
-    assert said["ContentType"] == "text/csv"
+    bucket.put_object(Bucket=BUCKET, Key="described.txt", Body=b"", **SAID)
+    assert said_of(bucket, "described.txt") == SAID
+    bucket.put_object(Bucket=BUCKET, Key="described.txt", Body=b"")
+    assert said_of(bucket, "described.txt") == PLAIN
+    bucket.put_object(Bucket=BUCKET, Key="described.txt", Body=b"", **SAID)
+    bucket.delete_object(Bucket=BUCKET, Key="described.txt")
+    bucket.put_object(Bucket=BUCKET, Key="DESCRIBED.TXT", Body=b"")
+    assert said_of(bucket, "DESCRIBED.TXT") == PLAIN
+
+
+def test_metadata_of_an_upload_in_parts_come_back(bucket: Any) -> None:
+    where = {"Bucket": BUCKET, "Key": "described-parts"}
+    upload = bucket.create_multipart_upload(**where, **SAID)["UploadId"]
+    part = bucket.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"x")["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    assert bucket.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts)["ETag"].endswith('-1"')
+    assert said_of(bucket, "described-parts") == SAID
+
+
+def test_a_copy_keeps_what_is_said_of_its_source_or_replaces_all_of_it(bucket: Any) -> None:
+    put = bucket.put_object(Bucket=BUCKET, Key="source (größe)", Body=b"bytes", **SAID)
+    source = {"Bucket": BUCKET, "Key": "source (größe)"}
+    copied = bucket.copy_object(Bucket=BUCKET, Key="kept-copy", CopySource=source)
+    assert copied["CopyObjectResult"]["ETag"] == put["ETag"]
+    assert said_of(bucket, "kept-copy") == SAID
+    other = {"Metadata": {"a": "b"}, "ContentType": "text/plain"}
+    for key in ("other-copy", "source (größe)"):
+        copied = bucket.copy_object(Bucket=BUCKET, Key=key, CopySource=source, MetadataDirective="REPLACE", **other)
+        assert copied["CopyObjectResult"]["ETag"] == put["ETag"]
+        assert said_of(bucket, key) == other
+        assert bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"bytes"
+    assert code_of(lambda: bucket.copy_object(Bucket=BUCKET, Key="kept-copy", CopySource=f"{BUCKET}/kept-copy")) == (
+        "InvalidRequest"
+    )
+    missing = f"{BUCKET}/missing"
+    assert code_of(lambda: bucket.copy_object(Bucket=BUCKET, Key="any", CopySource=missing)) == "NoSuchKey"
+
+
+def test_a_checksum_is_told_to_who_asks_and_of_the_whole_object_only(client: Any, bucket: Any) -> None:
+    put = bucket.put_object(Bucket=BUCKET, Key="checked", Body=BYTES, ChecksumAlgorithm="CRC32")
+    asked = bucket.head_object(Bucket=BUCKET, Key="checked", ChecksumMode="ENABLED")
+    assert asked["ETag"] == put["ETag"] and len(asked["ChecksumCRC32"]) == 8
+    assert "ChecksumCRC32" not in bucket.head_object(Bucket=BUCKET, Key="checked")
+    part = bucket.get_object(Bucket=BUCKET, Key="checked", Range="bytes=4-8", ChecksumMode="ENABLED")
+    assert part["ResponseMetadata"]["HTTPStatusCode"] == 206
+    assert part["Body"].read() == BYTES[4:9] and "ChecksumCRC32" not in part
+    with urlopen(bucket.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "checked"})) as answer:
+        names = {name.lower() for name in answer.headers}
+    assert not {name for name in names if name.startswith("x-amz-")} - {"x-amz-id-2", "x-amz-request-id"}
+
+
+def test_conditions_of_reading_are_heeded(kept: Any) -> None:
+    head = kept.head_object(Bucket=BUCKET, Key="kept")
+    etag, modified = head["ETag"], head["LastModified"]
+    before = modified - datetime.timedelta(hours=1)
+    for call in (kept.head_object, kept.get_object):
+        where = {"Bucket": BUCKET, "Key": "kept"}
+        for met in ({"IfMatch": etag}, {"IfNoneMatch": '"other"'}, {"IfUnmodifiedSince": modified}):
+            call(**where, **met)
+        call(**where, IfModifiedSince=before)
+        for unmet, code in (
+            ({"IfMatch": '"other"'}, "PreconditionFailed"),
+            ({"IfUnmodifiedSince": before}, "PreconditionFailed"),
+            ({"IfNoneMatch": etag}, "304"),
+            ({"IfModifiedSince": modified}, "304"),
+        ):
+            expected = "412" if call == kept.head_object and code != "304" else code
+            assert code_of(lambda: call(**where, **unmet)) == expected, unmet  # noqa: B023
+
+
+def test_a_file_put_into_the_folder_by_hand_has_the_type_of_its_name(platform: Running, bucket: Any) -> None:
+    bucket.put_object(Bucket=BUCKET, Key="by-hand.json", Body=b"before", **SAID)
+    bucket.put_object(Bucket=BUCKET, Key="by-hand.json", Body=b"after", Metadata={"a": "b"})
+    (platform.home / "objects" / BUCKET / "also-by-hand.json").write_text("{}")
+    assert said_of(bucket, "by-hand.json") == {"ContentType": "binary/octet-stream", "Metadata": {"a": "b"}}
+    deadline = time.monotonic() + 20
+    while "also-by-hand.json" not in [one["Key"] for one in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert said_of(bucket, "also-by-hand.json") == {"ContentType": "application/json", "Metadata": {}}
+
+
+def test_what_is_deleted_by_the_hundred_is_forgotten(platform: Running, bucket: Any) -> None:
+    for key in ("a & b", "<c>"):
+        bucket.put_object(Bucket=BUCKET, Key=key, Body=b"bytes", **SAID)
+    bucket.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "a & b"}, {"Key": "<c>"}], "Quiet": True})
+    with sqlite3.connect(f"file:{platform.home / 'state.db'}?mode=ro", uri=True) as state:
+        keys = [key for (key,) in state.execute("SELECT key FROM object WHERE bucket = ?", (BUCKET,))]
+    state.close()
+    assert "a & b" not in keys and "<c>" not in keys
 
 
 def test_pages_of_a_listing_hold_each_key_once(bucket: Any) -> None:

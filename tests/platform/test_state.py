@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mme.platform.state import HomeInUse, State, StateVersion, owner_pid
+from mme.platform.state import VERSION, HomeInUse, State, StateVersion, owner_pid
 
 
 @pytest.fixture
@@ -65,8 +65,43 @@ def test_a_newer_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     database.close()
     for _ in range(2):
-        with pytest.raises(StateVersion, match="state.db has version 99, and this platform understands 1"):
+        with pytest.raises(StateVersion, match=f"state.db has version 99, and this platform understands {VERSION}"):
             State(tmp_path)
+
+
+def test_an_older_state_gets_what_it_lacks_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "state.db") as database:
+        database.executescript(
+            """
+            CREATE TABLE resource (
+                kind TEXT NOT NULL, name TEXT NOT NULL COLLATE NOCASE, document TEXT NOT NULL, PRIMARY KEY (kind, name)
+            );
+            CREATE TABLE journal (number INTEGER PRIMARY KEY, subject TEXT NOT NULL, call TEXT NOT NULL);
+            CREATE INDEX journal_subject ON journal (subject);
+            INSERT INTO resource VALUES ('model', 'one', '{"a": 1}');
+            INSERT INTO journal (subject, call) VALUES ('role/one', '{"call": "create"}');
+            PRAGMA user_version = 1;
+            """
+        )
+    database.close()
+    for _ in range(2):
+        state = State(tmp_path)
+        assert state.get("model", "one") == {"a": 1}
+        assert state.journal() == [{"call": "create"}]
+        state.describe("bucket", "key", "etag", {"content-type": "text/csv"})
+        assert state.description("bucket", "key", "etag") == {"content-type": "text/csv"}
+        state.close()
+
+
+def test_what_is_said_of_an_object_is_said_of_these_bytes_under_this_key_only(state: State) -> None:
+    state.describe("bucket", "key", "etag", {"content-type": "text/csv"})
+    for bucket, key, etag in (("other", "key", "etag"), ("bucket", "KEY", "etag"), ("bucket", "key", "other")):
+        assert state.description(bucket, key, etag) is None
+    state.describe("bucket", "key", "other", {})
+    assert state.description("bucket", "key", "etag") is None
+    assert state.description("bucket", "key", "other") == {}
+    state.forget_objects("bucket", ["key", "missing"])
+    assert state.description("bucket", "key", "other") is None
 
 
 def test_a_home_that_was_never_used_has_no_owner(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def entry(service: str, method: str, path: str, query: str, headers: Mapping[str
         bucket = path.lstrip("/").partition("/")[0]
         is_end = method == "DELETE" and not query
         return Entry(f"s3/{bucket}", is_end) if is_end or (method in ("PUT", "DELETE") and query) else None
-    action, parameters = _action(path, headers, body)
+    action, parameters = action_of(path, headers, body)
     if _READING.fullmatch(action) or action in _NOT_KEPT:
         return None
     if service == "iam":
@@ -64,7 +64,7 @@ def entry(service: str, method: str, path: str, query: str, headers: Mapping[str
     return None
 
 
-def _action(path: str, headers: Mapping[str, str], body: bytes) -> tuple[str, Mapping[str, Any]]:
+def action_of(path: str, headers: Mapping[str, str], body: bytes) -> tuple[str, Mapping[str, Any]]:
     """The operation's name and its parameters, of the protocols that moto is spoken to in."""
     if "x-amz-target" in headers:
         return headers["x-amz-target"].rpartition(".")[2], _json(body)

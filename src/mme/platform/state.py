@@ -12,30 +12,42 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
 _LOCK = "owner.lock"
 _LOCK_PATIENCE_S = 0.5  # somebody who looks whether the home is owned holds the lock for a moment
 _FILE = "state.db"
 
-_SCHEMA = """
-CREATE TABLE resource (
-    kind TEXT NOT NULL,
-    name TEXT NOT NULL COLLATE NOCASE,
-    document TEXT NOT NULL,
-    PRIMARY KEY (kind, name)
-);
-CREATE TABLE journal (
-    number INTEGER PRIMARY KEY,
-    subject TEXT NOT NULL,
-    call TEXT NOT NULL
-);
-CREATE INDEX journal_subject ON journal (subject);
-"""
+# What each version adds to the one before; an older file gets what it lacks, and nothing here is ever changed.
+_VERSIONS = (
+    """
+    CREATE TABLE resource (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL COLLATE NOCASE,
+        document TEXT NOT NULL,
+        PRIMARY KEY (kind, name)
+    );
+    CREATE TABLE journal (
+        number INTEGER PRIMARY KEY,
+        subject TEXT NOT NULL,
+        call TEXT NOT NULL
+    );
+    CREATE INDEX journal_subject ON journal (subject);
+    """,
+    """
+    CREATE TABLE object (
+        bucket TEXT NOT NULL,
+        key TEXT NOT NULL,
+        etag TEXT NOT NULL,
+        headers TEXT NOT NULL,
+        PRIMARY KEY (bucket, key)
+    );
+    """,
+)
+VERSION = len(_VERSIONS)
 
 
 class StateError(Exception):
@@ -84,7 +96,9 @@ def _lock(home: Path) -> int:
 
 
 class State:
-    """Named JSON documents by kind, and a journal of calls to repeat. Each change is on disk when its method returns.
+    """Named JSON documents by kind, a journal of calls to repeat, and what is said of objects in S3.
+
+    Each change is on disk when its method returns.
 
     Names are compared without regard to case, as SageMaker compares them. One owner per home: opening raises
     HomeInUse while another process has it, StateVersion for a file that this version does not understand.
@@ -105,9 +119,10 @@ class State:
         os.chmod(file, 0o600)
         database.execute("PRAGMA journal_mode = WAL")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-        elif version != VERSION:
+        if version < VERSION:
+            steps = "".join(_VERSIONS[version:])
+            database.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
+        elif version > VERSION:
             database.close()
             raise StateVersion(
                 f"{file} has version {version}, and this platform understands {VERSION}; "
@@ -171,3 +186,27 @@ class State:
     def journal(self) -> list[dict[str, Any]]:
         """The recorded calls in their order."""
         return [json.loads(call) for (call,) in self._database.execute("SELECT call FROM journal ORDER BY number")]
+
+    def describe(self, bucket: str, key: str, etag: str, headers: Mapping[str, str]) -> None:
+        """Keep what is said of an object, for as long as its bytes have this ETag."""
+        self._database.execute(
+            "INSERT INTO object (bucket, key, etag, headers) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (bucket, key) DO UPDATE SET etag = excluded.etag, headers = excluded.headers",
+            (bucket, key, etag, json.dumps(headers)),
+        )
+
+    def description(self, bucket: str, key: str, etag: str) -> dict[str, str] | None:
+        """What is said of the object, None if nothing is known of one with these bytes."""
+        row = self._database.execute(
+            "SELECT headers FROM object WHERE bucket = ? AND key = ? AND etag = ?", (bucket, key, etag)
+        ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def forget_objects(self, bucket: str, keys: Iterable[str]) -> None:
+        with self.together():
+            self._database.executemany(
+                "DELETE FROM object WHERE bucket = ? AND key = ?", ((bucket, key) for key in keys)
+            )
+
+    def forget_bucket(self, bucket: str) -> None:
+        self._database.execute("DELETE FROM object WHERE bucket = ?", (bucket,))
