@@ -28,7 +28,7 @@ from botocore.config import Config
 
 from mme.platform import launch
 from mme.platform.config import ObjectStore, PlatformConfig
-from mme.platform.containers import ContainerKind, ContainerSpec
+from mme.platform.containers import ContainerKind, ContainerSpec, Launch
 from mme.platform.errors import ModelError
 from mme.platform.hosting import EndpointPlan, Hosting, Instance, VariantPlan
 from mme.platform.launch import Running
@@ -130,13 +130,15 @@ class Rig:
             moto_url="http://127.0.0.1:9",  # nobody listens there
             metrics_period_s=3600,
         )
-        self.kind = ContainerKind("stand-in", self._command)
+        self.kind = ContainerKind("stand-in", self._launch)
         self.hosting: Hosting
         self.runtime: Runtime
 
-    def _command(self, spec: ContainerSpec) -> list[str]:
-        command = [sys.executable, "-S", str(STAND_IN), str(self.meeting)]
-        return command if spec.model_store is None else [*command, "--model-store", str(spec.model_store)]
+    def _launch(self, spec: ContainerSpec) -> Launch:
+        argv = [sys.executable, "-S", str(STAND_IN), str(self.meeting)]
+        if spec.model_store is not None:
+            argv += ["--model-store", str(spec.model_store)]
+        return Launch(argv, {**spec.environment, **spec.own})
 
     def put(self, target: str, **behaviour: Any) -> None:
         """Upload a package whose model answers with its own name, or as it is told."""
@@ -241,6 +243,11 @@ def package(files: dict[str, str]) -> bytes:
             info.size = len(text.encode())
             archive.addfile(info, io.BytesIO(text.encode()))
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def pack() -> Callable[[dict[str, str]], bytes]:
+    return package
 
 
 @pytest.fixture
