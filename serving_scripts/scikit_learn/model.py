@@ -5,6 +5,7 @@ by the first call, which is empty, and stays for those that follow.
 """
 
 import csv
+import importlib
 import io
 import json
 import warnings
@@ -18,12 +19,24 @@ from sklearn.exceptions import InconsistentVersionWarning
 model = None
 
 
-def load(model_dir):
-    """The model that the package holds; an error when another scikit-learn saved it: it might predict otherwise."""
-    warnings.filterwarnings("error", category=InconsistentVersionWarning)
+def load(inputs):
+    """The package's model, from model.skops or model.joblib.
+
+    A file that another scikit-learn saved is an error, since it might predict otherwise; with
+    option.allow_version_mismatch=true it is a warning in the log. Of a skops file only scikit-learn's own types are
+    made and those that option.skops_trusted_types names; a joblib file is a pickle, which may run anything.
+    """
+    is_allowed = (inputs.get_property("allow_version_mismatch") or "").lower() == "true"
+    warnings.filterwarnings("always" if is_allowed else "error", category=InconsistentVersionWarning)
     # Trained on named columns: the rows that come here are in the same order and have no names.
     warnings.filterwarnings("ignore", message="X does not have valid feature names")
-    return joblib.load(Path(model_dir) / "model.joblib")
+    saved = Path(inputs.get_property("model_dir")) / "model.skops"
+    if not saved.exists():
+        return joblib.load(saved.with_suffix(".joblib"))
+    # Not imported for joblib's files: skops imports all of scikit-learn, and with that torch where it is installed.
+    skops_io = importlib.import_module("skops.io")
+    trusted = (inputs.get_property("skops_trusted_types") or "").split(",")
+    return skops_io.load(saved, trusted=[name.strip() for name in trusted if name.strip()])
 
 
 def rows_of(inputs):
@@ -67,7 +80,7 @@ def handle(inputs: Input) -> Output | None:
     """Answer {"predictions": [...]}, in the order of the records; 400 with the reason for a call it can't read."""
     global model
     if model is None:
-        model = load(inputs.get_property("model_dir"))
+        model = load(inputs)
     if inputs.is_empty():
         return None
     try:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mme.packages.models import Format
 from mme.settings import Settings
 
 app = typer.Typer(
@@ -120,12 +121,23 @@ def clean(
 def pack(
     folder: Annotated[Path, typer.Argument(help="A package's folder.", exists=True, file_okay=False)],
     archive: Annotated[Path | None, typer.Argument(help="Where to; FOLDER.tar.gz when left out.")] = None,
+    format: Annotated[
+        Format | None, typer.Option(help="Write its model.joblib, which is loaded, anew in this.")
+    ] = None,
+    trust: Annotated[list[str] | None, typer.Option(metavar="TYPE", help="A type that skops may make.")] = None,
+    lib: Annotated[
+        Path | None, typer.Option(help="Pinned requirements to unpack into lib/.", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
     """Pack a folder as a model package: equal files give an equal archive, byte for byte."""
     from mme import packages
 
     archive = archive or folder.parent / f"{folder.resolve().name}.tar.gz"
-    packages.build(folder, archive)
+    libraries = packages.read_requirements(lib) if lib else ()
+    try:
+        packages.pack(folder, archive, format=format, trusted=trust or (), libraries=libraries)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--lib") from None
     out.print(f"{archive}: {', '.join(packages.names(archive))}", markup=False)
     out.print(f"next: mme check {archive}", style="dim", markup=False)
 
@@ -144,6 +156,8 @@ def check(
         raise typer.BadParameter(str(error), param_hint="--container") from None
     report = checking.check(package, row)
     out.print(str(report), markup=False)
+    for name, imports in report.imports.items():
+        out.print(f"{name} would import: {', '.join(imports) or 'nothing'}", style="dim", markup=False)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mme import packages
-from mme.checking import contents, requirements, settings
+from mme.checking import contents, models, requirements, settings
 from mme.checking.containers import DJL_CPU_FULL, Container
 from mme.checking.process import CheckError
 from mme.checking.report import Finding, Report
@@ -23,9 +23,11 @@ def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
     """
     equal = 0
     findings: list[Finding] = []
+    pickled: models.Pickled = {}
     try:
         with unpacked(package) as folder:
-            findings += _static(folder, container)
+            pickled = models.pickled(folder)
+            findings += _static(folder, container, pickled)
             if all(finding.level == "warning" for finding in findings):
                 calls = list(_golden_calls(folder, slug(package)))
                 findings += [finding for finding in calls if finding]
@@ -35,10 +37,11 @@ def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
     except PackageError as error:
         findings.append(Finding("error", str(error), "build it with packages.build from a folder of plain files"))
     findings.sort(key=lambda finding: finding.level)
-    return Report(slug(package), tuple(findings), equal)
+    imports = {name: tuple(map(str, found)) for name, found in pickled.items() if isinstance(found, list)}
+    return Report(slug(package), tuple(findings), equal, imports)
 
 
-def _static(folder: Path, container: Container) -> Iterator[Finding]:
+def _static(folder: Path, container: Container, pickled: models.Pickled) -> Iterator[Finding]:
     layout = list(contents.layout(folder, container))
     yield from layout
     if layout and layout[0].what.startswith("everything"):
@@ -47,8 +50,11 @@ def _static(folder: Path, container: Container) -> Iterator[Finding]:
     yield from contents.requirements(folder, container)
     yield from requirements.check(folder)
     if (folder / MANIFEST).is_file():
-        yield from contents.versions(folder, packages.Manifest.from_json((folder / MANIFEST).read_bytes()), container)
+        manifest = packages.Manifest.from_json((folder / MANIFEST).read_bytes())
+        yield from contents.versions(folder, manifest, container)
+        yield from models.check(folder, pickled, manifest.libraries)
     else:
+        yield from models.check(folder, pickled, {})
         yield Finding(
             "warning",
             f"there is no {MANIFEST}, so nobody knows with which versions it was made",
@@ -63,6 +69,9 @@ def _golden_calls(folder: Path, name: str) -> Iterator[Finding | None]:
         yield Finding(
             "warning", "there are no golden calls, so only its start is tried", "write some: packages.write_examples"
         )
+    if reason := packages.misfit(folder):
+        yield Finding("warning", f"{reason}: its start and its golden calls aren't tried", "check it on such a machine")
+        return
     try:
         with loaded(folder, name) as model:
             for example in examples:

@@ -12,6 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from mme import packages
 from mme.checking.containers import Container
 from mme.checking.report import Finding
 from mme.packages import Manifest
@@ -19,7 +20,10 @@ from mme.packages.layout import EXAMPLES, HANDLER, MANIFEST, PROPERTIES, REQUIRE
 from mme.server import properties
 from mme.server.errors import ServerError
 
-_PICKLES = re.compile(r".*\.(joblib|pkl|pickle|cloudpickle)")
+# Set to true by who accepts that a model is loaded by other versions than it was trained with.
+MISMATCH = "option.allow_version_mismatch"
+
+PICKLES = re.compile(r".*\.(joblib|pkl|pickle|cloudpickle)")
 
 
 def layout(folder: Path, container: Container) -> Iterator[Finding]:
@@ -38,7 +42,7 @@ def layout(folder: Path, container: Container) -> Iterator[Finding]:
         return
     path = folder / entry
     if not path.is_file():
-        if entry == HANDLER and any(_PICKLES.fullmatch(item.name) for item in visible) and not _names_entry(folder):
+        if entry == HANDLER and any(PICKLES.fullmatch(item.name) for item in visible) and not _names_entry(folder):
             if container.has_sklearn_handler:
                 return
             yield Finding(
@@ -106,14 +110,14 @@ def requirements(folder: Path, container: Container) -> Iterator[Finding]:
                 f"{REQUIREMENTS} line {number}: {text} isn't pinned, so each load may install another version",
                 f"write {requirement.name}=={_installed(requirement.name) or '<version>'}",
             )
-    brought = _modules_of(_closure(required))
+    brought = modules_of(closure(required))
     for path in sorted(folder.glob("*.py")):
         try:
             modules = imports(path.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError):
             continue  # told by layout() where it is the handler
         for module in sorted(modules - container.modules - brought):
-            if (folder / f"{module}.py").exists() or (folder / module).is_dir():
+            if (folder / f"{module}.py").exists() or (folder / module).is_dir() or module in packages.modules(folder):
                 continue
             name = metadata.packages_distributions().get(module, [module])[0]
             yield Finding(
@@ -134,14 +138,21 @@ def versions(folder: Path, manifest: Manifest, container: Container) -> Iterator
         bound = f"=={pinned[key]}" if key in pinned else container.libraries.get(key, "")
         there = bound.removeprefix("==")
         if not SpecifierSet(bound).contains(version.partition("+")[0], prereleases=True):
+            is_allowed = settings_of(folder).get(MISMATCH) == "true" and key not in pinned
             place = f"{REQUIREMENTS} installs" if key in pinned else f"the container {container.tag} has"
             yield Finding(
-                "error",
+                "warning" if is_allowed else "error",
                 f"the package was built with {name} {version}, but {place} {there}",
                 f"pip install '{name}{bound}', train and build again"
                 + ("" if key in pinned else f"; or put {name}=={version} into {REQUIREMENTS}"),
             )
-    pickles = sorted(name for name in manifest.files if _PICKLES.fullmatch(name))
+    if reason := packages.misfit(folder, packages.Target(container.python)):
+        yield Finding(
+            "error",
+            f"{reason} (the container {container.tag})",
+            "fill lib/ anew by packages.add_libraries or mme pack --lib: they take what the container can import",
+        )
+    pickles = sorted(name for name in manifest.files if PICKLES.fullmatch(name))
     if pickles and manifest.python != container.python:
         yield Finding(
             "warning",
@@ -152,15 +163,16 @@ def versions(folder: Path, manifest: Manifest, container: Container) -> Iterator
 
 
 def _entry_point(folder: Path) -> tuple[str, str]:
-    values = _properties(folder)
+    values = settings_of(folder)
     return values.get("option.entryPoint", HANDLER), values.get("option.handler", "handle")
 
 
 def _names_entry(folder: Path) -> bool:
-    return "option.entryPoint" in _properties(folder)
+    return "option.entryPoint" in settings_of(folder)
 
 
-def _properties(folder: Path) -> dict[str, str]:
+def settings_of(folder: Path) -> dict[str, str]:
+    """What a package's serving.properties sets; nothing where it can't be read."""
     try:
         return properties.read(folder / PROPERTIES)
     except ServerError:
@@ -190,7 +202,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _closure(required: Iterable[str]) -> set[str]:
+def closure(required: Iterable[str]) -> set[str]:
     """The distributions and what they require in turn, as far as they are installed here."""
     found: set[str] = set()
     open_names = [canonicalize_name(name) for name in required]
@@ -209,7 +221,7 @@ def _closure(required: Iterable[str]) -> set[str]:
     return found
 
 
-def _modules_of(distributions: set[str]) -> set[str]:
+def modules_of(distributions: set[str]) -> set[str]:
     """The modules they bring; of one that isn't installed here, the module of its own name."""
     modules = {name.replace("-", "_") for name in distributions}
     for module, owners in metadata.packages_distributions().items() if distributions else ():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -20,11 +21,13 @@ class Finding:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What a check found, errors first; `golden_calls` were answered as expected."""
+    """What a check found, errors first; `golden_calls` were answered as expected, and `imports` are what each pickle in
+    the package would import when it is loaded."""
 
     name: str
     findings: tuple[Finding, ...]
     golden_calls: int
+    imports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import struct
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from mme.packages.errors import CannotBuild
 from mme.packages.layout import MANIFEST, Manifest, files
+from mme.packages.libraries import add_libraries
+from mme.packages.models import Format, convert_model
 
 _MTIME = 315_532_800  # 1 January 1980: the earliest that every tool can show
 _PIECE_BYTES = 2**20
@@ -62,6 +65,31 @@ def build(
         partial.unlink()
         raise
     return manifest
+
+
+def pack(
+    folder: Path,
+    archive: Path,
+    *,
+    format: Format | None = None,
+    trusted: Collection[str] = (),
+    libraries: Iterable[str] = (),
+) -> Manifest:
+    """Build an archive from a copy of the folder, its model.joblib written in another format or with a lib/.
+
+    `format` and `trusted` are those of `save_model`, `libraries` the pinned requirements of `add_libraries`. The
+    folder stays as it is. Raises as these and `build` do.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / folder.resolve().name
+        for name, path in files(folder).items():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy / name)
+        if format is not None:
+            convert_model(copy, format, trusted)
+        if wanted := list(libraries):
+            add_libraries(copy, wanted)
+        return build(copy, archive)
 
 
 def _fork_server(preload: Sequence[str]) -> dict[str, bytes]:

@@ -9,13 +9,14 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mme.packages.entries import Names, check_name
 from mme.packages.errors import CannotBuild, PackageNotFound, PackageRefused
+from mme.packages.libraries import bundled
 
 PROPERTIES, HANDLER, REQUIREMENTS = "serving.properties", "model.py", "requirements.txt"
 MANIFEST, EXAMPLES = "manifest.json", "examples.json"
@@ -26,11 +27,13 @@ _JUNK = {"__pycache__", ".ipynb_checkpoints", ".DS_Store", ".git"}
 
 @dataclass(frozen=True)
 class Manifest:
-    """With what a package was built: Python's minor version, library versions, and the SHA-256 of each file."""
+    """With what a package was built: Python's minor version, library versions, and the SHA-256 of each file; and what
+    its lib/ brings along, each with version and licence."""
 
     python: str
     libraries: Mapping[str, str]
     files: Mapping[str, str]
+    lib: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, libraries: Iterable[str] = ()) -> Manifest:
@@ -38,7 +41,8 @@ class Manifest:
         return cls(
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
             libraries=_libraries(folder, libraries),
-            files={name: _sha256(path) for name, path in files(folder).items()},
+            files={name: sha256(path) for name, path in files(folder).items()},
+            lib={each.name: {"version": each.version, "licence": each.licence} for each in bundled(folder)},
         )
 
     @classmethod
@@ -46,8 +50,9 @@ class Manifest:
         """Raises PackageRefused when the text is not a manifest."""
         try:
             value = json.loads(text)
-            manifest = cls(str(value["python"]), dict(value["libraries"]), dict(value["files"]))
-        except (ValueError, KeyError, TypeError) as error:
+            lib = {str(name): dict(fields) for name, fields in dict(value.get("lib", {})).items()}
+            manifest = cls(str(value["python"]), dict(value["libraries"]), dict(value["files"]), lib)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PackageRefused(f"{MANIFEST} is not a manifest ({error}); build the package again") from None
         return manifest
 
@@ -142,8 +147,10 @@ def _libraries(folder: Path, more: Iterable[str]) -> dict[str, str]:
         wanted.update(_distribution(module) for module in modules if not (folder / f"{module}.py").exists())
     if (folder / REQUIREMENTS).exists():
         wanted.update(requirement_names((folder / REQUIREMENTS).read_text(encoding="utf-8")))
+    if any(folder.glob("*.skops")):
+        wanted.add("skops")
     versions: dict[str, Any] = {}
-    for name in wanted:
+    for name in wanted - {each.name for each in bundled(folder)}:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -159,6 +166,7 @@ def _distribution(module: str) -> str:
         return metadata.packages_distributions().get(module, [module])[0]
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file, as the manifest has it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 
-from mme.packages.entries import DEFAULT_LIMITS, Archive, Limits
+from mme.packages.entries import DEFAULT_LIMITS, Archive, Limits, check_name
 from mme.packages.errors import PackageError, PackageNotFound, PackageRefused
-from mme.packages.layout import MANIFEST, Manifest
+from mme.packages.layout import MANIFEST, Manifest, sha256
 
 # Changes when the same archive would unpack to something else; part of the key of whoever keeps unpacked packages.
 UNPACKER_VERSION = 1
@@ -77,6 +79,42 @@ def describe(package: Path) -> Manifest:
     if text is None:
         raise PackageNotFound(f"{package.name} holds no {MANIFEST}; build it with packages.build")
     return Manifest.from_json(text)
+
+
+def verify(folder: Path) -> None:
+    """Compare an unpacked package's files with its manifest; what was compared before isn't read again while its
+    name, size, inode and time of change are the same.
+
+    Raises PackageRefused naming files that are missing or other than the manifest says. Further files are allowed:
+    Python and handlers write into their folder. A package without a manifest has nothing to be compared with.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return
+    expected = Manifest.from_json(manifest.read_bytes()).files
+    wrong = [name for name, digest in sorted(expected.items()) if not _is(folder, name, digest)]
+    if wrong:
+        raise PackageRefused(
+            f"{', '.join(wrong[:5])} {'is' if len(wrong) == 1 else 'are'} not what {MANIFEST} says; "
+            "unpack the package again"
+        )
+
+
+def _is(folder: Path, name: str, digest: str) -> bool:
+    """Whether the folder has a plain file of this name with this SHA-256."""
+    try:
+        path = folder / check_name(name)
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        return _digest(path, (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)) == digest
+    except (OSError, ValueError):
+        return False
+
+
+@lru_cache(maxsize=20_000)
+def _digest(path: Path, unchanged: tuple[int, ...]) -> str:
+    return sha256(path)
 
 
 _SMALL_BYTES = 16 * 2**20  # settings, manifests and golden calls are a few kB

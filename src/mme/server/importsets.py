@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mme import packages
+
 _MAX_FILES = 200  # of a package are read for their imports; what more there is shows in what the worker imports
 _MAX_FILE_BYTES = 1 << 20
 _MAX_SETS = 64  # are remembered, the last used
@@ -39,14 +41,19 @@ class Key:
 def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
     """The key of a package: the modules that its Python files import, in functions too, but for its own and Python's.
 
+    What lies in its lib/ is its own: another version of it may be installed here, and its files import much more.
+
     A file that isn't Python counts as one that imports nothing: its worker will say what is wrong with it.
     """
     names: set[str] = set()
-    own = {"__main__", "djl_python", *sys.stdlib_module_names}
-    for path in sorted(folder.rglob("*.py"))[:_MAX_FILES]:
+    own = {"__main__", "djl_python", *packages.modules(folder), *sys.stdlib_module_names}
+    found = (path for path in folder.rglob("*.py") if path.relative_to(folder).parts[0] != packages.LIB)
+    for path in sorted(found)[:_MAX_FILES]:
         own.add(path.relative_to(folder).parts[0].removesuffix(".py"))
         if path.stat().st_size <= _MAX_FILE_BYTES:
             names.update(_imported(path))
+    if any(folder.glob("*.skops")):
+        names.add("skops.io")  # which brings so much along that models in other formats have a branch without it
     if not entry_point.endswith(".py"):
         names.add(entry_point)
         own.discard("djl_python")  # a handler of DJL's own, such as djl_python.sklearn_handler

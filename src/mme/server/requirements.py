@@ -1,4 +1,4 @@
-"""Decides which interpreter a package with a requirements.txt runs in, so that nothing is installed for others.
+"""Decides whether a package can run here, and in which interpreter, so that nothing is installed for others.
 
 What is satisfied already costs nothing. What isn't goes into a virtual environment in the container's cache, shared by
 packages that ask for the same, in which the packages of the server's own environment can be seen. DJL Serving installs
@@ -21,11 +21,25 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from mme import packages
 from mme.server.config import ModelConfig
 from mme.server.errors import LoadFailed
 
 _ASK_FOR_PACKAGES = "import json, sys; print(json.dumps([sys.version, [p for p in sys.path if 'packages' in p]]))"
 _installs: dict[Path, asyncio.Lock] = {}
+
+
+def examine(config: ModelConfig) -> None:
+    """Whether the package is what its manifest says, and its lib/ is for this interpreter; LoadFailed where it isn't.
+
+    DJL Serving looks at neither: it would serve other files than were packed, and fail at an import.
+    """
+    try:
+        packages.verify(config.model_dir)
+    except packages.PackageRefused as error:
+        raise LoadFailed(str(error)) from None
+    if config.python is None and (reason := packages.misfit(config.model_dir)):
+        raise LoadFailed(reason)
 
 
 async def interpreter(config: ModelConfig, cache_dir: Path | None) -> str | None:
