@@ -72,6 +72,26 @@ notebooks: $(STAMP) ## run every notebook under nbval and compare its outputs
 soak: $(STAMP) ## load the server and the platform for minutes and print the figures
 	@$(BIN)/pytest -q -s -m soak tests/soak tests/platform/test_soak.py
 
+# The peer with a process per model where there is a Java to run it.
+BENCH_PEERS := ours,fastapi,$(if $(shell command -v java),mms,mlserver)
+BENCH := $(BIN)/python -m benchmarks
+
+.PHONY: bench
+bench: $(STAMP) ## measure the server beside two others, in some 5 minutes
+	@$(BENCH) run --peers $(BENCH_PEERS) --rounds 1 --seconds 1 --loads 3 --further 5 --unloads 10 --models 100
+
+.PHONY: bench-all
+bench-all: $(STAMP) ## measure everything beside every other server, three rounds, in some 25 minutes
+	@$(BENCH) run
+
+.PHONY: bench-table
+bench-table: $(STAMP) ## write the README's table and the plots from the committed results
+	@$(BENCH) table
+
+.PHONY: bench-guard
+bench-guard: $(STAMP) ## measure a few ratios to FastAPI; fail if one is worse than committed
+	@$(BENCH) guard
+
 .PHONY: render
 render: $(STAMP) ## run every notebook and keep its outputs in it
 	@status=0; $(BIN)/python tools/notebooks.py render || status=$$?; $(BIN)/mme down; exit $$status

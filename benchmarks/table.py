@@ -1,0 +1,134 @@
+"""Decides the table of the README: a row per figure, a column per server, medians over the rounds; a dash where a
+server wasn't measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Results
+
+BEGIN = "<!-- benchmarks: written by `make bench-table` -->"
+END = "<!-- benchmarks: end -->"
+DASH = "–"
+COLUMNS = {
+    "ours": "mme",
+    "ours-lean": "mme, no pandas",
+    "fastapi": "FastAPI",
+    "mlserver": "MLServer",
+    "bentoml": "BentoML",
+    "litserve": "LitServe",
+    "ray": "Ray Serve",
+    "mms": "Multi Model Server",
+    "mms-lean": "… no pandas",
+    "djl": "DJL Serving",
+    "djl-forked": "DJL Serving, fork-served",
+    "torchserve": "TorchServe",
+    "alone": "no server",
+}
+ALWAYS = ("ours", "ours-lean", "fastapi", "mlserver", "bentoml", "litserve", "ray", "mms")
+
+
+class NoMarks(Exception):
+    """The file has no place for the table; the message says how to give it one."""
+
+
+def _number(value: float) -> str:
+    """Three digits that count, and no more decimals than two."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+@dataclass(frozen=True)
+class Row:
+    title: str
+    figure: str
+    value: str
+    wanted: dict[str, Any] = field(default_factory=dict)
+    show: Callable[[float], str] = _number
+
+    def cell(self, results: Results, peer: str) -> str:
+        value = results.middle(self.figure, self.value, peer=peer, **self.wanted)
+        return DASH if value is None else self.show(value)
+
+
+NAMES = {"lr": "LinearRegression", "et": "ExtraTrees, 18 MB", "sf": "SetFit"}
+ROWS = (
+    Row("warm call, 1 caller, LinearRegression: p50, ms", "speed", "p50_ms", {"model": "lr", "callers": 1}),
+    Row("… p99, ms", "speed", "p99_ms", {"model": "lr", "callers": 1}),
+    Row("… 8 callers: calls/s", "speed", "rps", {"model": "lr", "callers": 8}),
+    Row("… 32 callers: calls/s", "speed", "rps", {"model": "lr", "callers": 32}),
+    Row("ExtraTrees, 1 caller: p50, ms", "speed", "p50_ms", {"model": "et", "callers": 1}),
+    Row("… 32 callers: calls/s", "speed", "rps", {"model": "et", "callers": 32}),
+    Row("SetFit, 1 caller: p50, ms", "speed", "p50_ms", {"model": "sf", "callers": 1}),
+    Row("… 32 callers: calls/s", "speed", "rps", {"model": "sf", "callers": 32}),
+    *(Row(f"cold load and first answer, {name}: ms", "cold", "ms", {"model": key}) for key, name in NAMES.items()),
+    *(Row(f"memory of a further model, {name}: MB", "memory", "pss_mb", {"model": key}) for key, name in NAMES.items()),
+    *(Row(f"… of it private, {name}: MB", "memory", "private_mb", {"model": key}) for key, name in NAMES.items()),
+    Row("LinearRegression while a neighbour is saturated: p50, ms", "neighbour", "p50_ms"),
+    Row("memory given back by unloading 50 models", "unload", "returned", show=_percent),
+    *(Row(f"a further worker, {name}: ms", "scale", "ms", {"model": key}) for key, name in NAMES.items()),
+    *(Row(f"what a template adds, {name}: MB", "scale", "template_mb", {"model": key}) for key, name in NAMES.items()),
+    Row("1,000 models: all their memory, MB", "models", "pss_mb", {"models": 1000}),
+    Row("… 8 callers on all of them: calls/s", "models", "rps", {"models": 1000}),
+    Row("… 8 callers on one of them: calls/s", "models", "rps_alone", {"models": 1000}),
+    Row("InvokeEndpoint through the platform, 1 caller: p50, ms", "endpoint", "p50_ms", {"callers": 1}),
+    Row("… 8 callers: calls/s", "endpoint", "rps", {"callers": 8}),
+    Row("… by boto3: p50, ms", "boto3", "p50_ms"),
+    Row("`mme up` to the first answer of an endpoint: ms", "up", "ms"),
+)
+
+
+def markdown(results: Results) -> str:
+    """The table, what it was measured on, and which server wasn't and why."""
+    peers = [peer for peer in COLUMNS if peer in ALWAYS or any(each.get("peer") == peer for each in results.records)]
+    lines = [
+        "| " + " | ".join(["", *(COLUMNS[peer] for peer in peers)]) + " |",
+        "|---" + "|--:" * len(peers) + "|",
+    ]
+    for row in ROWS:
+        cells = [row.cell(results, peer) for peer in peers]
+        if any(cell != DASH for cell in cells):
+            lines.append("| " + " | ".join([row.title, *cells]) + " |")
+    return "\n".join([*lines, "", _conditions(results), *_missing(results)]) + "\n"
+
+
+def _conditions(results: Results) -> str:
+    rounds = max((record.get("round", 0) for record in results.records), default=0)
+    errors = sum(record.get("errors", 0) for record in results.records)
+    of = results.machine
+    if not of:
+        return ""
+    return (
+        f"{of['date']}: {of['cores']} cores of {of['cpu']}, {of['memory_gb']} GB, {of['system']}, "
+        f"Python {of['python']}, scikit-learn {of['scikit_learn']}, torch {of['torch']}; "
+        f"client and server on the same cores, OMP_NUM_THREADS=1, one worker per model; "
+        f"medians of {rounds} round{'s' if rounds != 1 else ''}; "
+        f"{errors or 'no'} call{'s' if errors != 1 else ''} failed."
+    )
+
+
+def _missing(results: Results) -> list[str]:
+    """A line for each server, and for each part of it, that couldn't be measured."""
+    reasons: dict[str, str] = {}
+    for record in results.of("not run"):
+        title = COLUMNS.get(record["peer"], record["peer"])
+        reasons.setdefault(f"{title} ({', '.join(record['parts'])})", record["reason"])
+    return ["", *(f"- not measured: {who}: {reason}" for who, reason in reasons.items())] if reasons else []
+
+
+def write(results: Results, into: Path) -> None:
+    """Put the table between the two marks of a file. Raises NoMarks."""
+    text = into.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise NoMarks(f"{into.name} has no place for the table; put these two lines there: {BEGIN} and {END}")
+    into.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n{END}{after}")
