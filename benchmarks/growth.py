@@ -15,6 +15,7 @@ from benchmarks import load, models
 from benchmarks.models import ECHO, ET, FORESTS, LR, WAITING, Kind
 from benchmarks.options import Options
 from benchmarks.peer import Peer, PeerFailed
+from benchmarks.peers.answering_model import load as load_model
 from benchmarks.steps import Record, ask, load_ms, loaded, scale_ms
 
 COUNTS = (1, 10, 30, 100, 300, 1000, 3000)
@@ -98,13 +99,6 @@ def alone(options: Options) -> list[Record]:
 
 
 def _alone(seconds: float) -> list[Record]:
-    import sys
-
-    from benchmarks import FOLDER
-
-    sys.path.insert(0, str(FOLDER / "peers"))
-    from answering_model import load as load_model
-
     def load_and_answer_ms(kind: Kind) -> float:
         began = time.perf_counter()
         load_model(str(kind.folder))(kind.body)
@@ -123,7 +117,9 @@ def _alone(seconds: float) -> list[Record]:
             answer(body)
             times_s.append(time.perf_counter() - began)
         p50_ms, rps = 1000 * statistics.median(times_s), len(times_s) / sum(times_s)
-        records.append({"figure": "speed", "model": kind.key, "callers": 1, "p50_ms": p50_ms, "rps": rps})
+        records.append(
+            {"figure": "speed", "model": kind.key, "callers": 1, "p50_ms": round(p50_ms, 4), "rps": round(rps, 1)}
+        )
     for kind in sorted((*FORESTS, ET), key=_size_mb):
         times_ms = [load_and_answer_ms(kind) for _ in range(3)]
         records.append({"figure": "artifacts", "size_mb": round(_size_mb(kind), 2), **_of_three(times_ms)})

@@ -87,7 +87,7 @@ def memory(peer: Peer, options: Options) -> Iterator[Record]:
             "model": kind.key,
             "further": count,
             "pss_mb": round((after.pss_mb - before.pss_mb) / count, 2),
-            "private_mb": round(statistics.median(came), 2) if len(came) >= count else None,
+            "private_mb": round(sum(came) / count, 2) if len(came) >= count else None,
             "all_mb": round(after.pss_mb, 1),
         }
         if peer.unloads:
@@ -121,7 +121,7 @@ def unload(peer: Peer, options: Options) -> Iterator[Record]:
 
 
 def scale(peer: Peer, options: Options) -> Iterator[Record]:
-    """The time of one more worker of a loaded model. The second may need a template; `ms` is of the next three."""
+    """The time of one more worker of a loaded model. The second may need a template; `ms` is of the next two."""
     if not peer.scales:
         return
     for kind in peer.kinds:
@@ -130,7 +130,7 @@ def scale(peer: Peer, options: Options) -> Iterator[Record]:
         before = peer.taken()
         second_ms = scale_ms(peer, name, 2)
         template = template_mb(peer, name)
-        times_ms = [scale_ms(peer, name, count) for count in (3, 4, 5)]
+        times_ms = [scale_ms(peer, name, count) for count in (3, 4)]
         taken = peer.taken()
         yield {
             "figure": "scale",
@@ -140,6 +140,6 @@ def scale(peer: Peer, options: Options) -> Iterator[Record]:
             "least_ms": round(min(times_ms), 2),
             "most_ms": round(max(times_ms), 2),
             "template_mb": template,
-            "four_workers_mb": round(taken.pss_mb - before.pss_mb, 2),
+            "three_workers_mb": round(taken.pss_mb - before.pss_mb, 2),
         }
         scale_ms(peer, name, 1)

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BUILD, FOLDER, ROOT
+from benchmarks.peers import answering_model
 
 PROPERTIES = "engine=Python\nminWorkers=1\nmaxWorkers=1\nrequired_memory_mb=1\njob_queue_size=1000\n"
 
@@ -125,9 +125,6 @@ def prepare(kind: Kind) -> None:
 
 
 def _train(key: str) -> None:
-    sys.path.insert(0, str(FOLDER / "peers"))
-    import answering_model
-
     kind = KINDS[key]
     for old in BUILD.glob("store-*"):
         if old != STORE:

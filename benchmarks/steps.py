@@ -53,7 +53,8 @@ def template_mb(peer: Peer, name: str) -> float | None:
             return None
         [model] = [each for each in json.loads(content)["models"] if each["name"] == name]
         if model["template"]:
-            return round(psutil.Process(model["template"]["pid"]).memory_full_info().pss / 2**20, 2)
+            pss_mb: float = psutil.Process(model["template"]["pid"]).memory_full_info().pss / 2**20
+            return round(pss_mb, 2)
         time.sleep(0.05)
     return None
 

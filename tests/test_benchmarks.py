@@ -28,6 +28,8 @@ class Sometimes(BaseHTTPRequestHandler):
         answer = body if self.path != "/wrong" else b"[0]"
         self.send_response(503 if self.path == "/busy" else 200)
         self.send_header("Content-Length", str(len(answer)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(answer)
 
@@ -58,6 +60,16 @@ def test_every_right_answer_is_counted() -> None:
         result = ask(port, "/ok", calls=30, callers=3)
     assert (result.calls, result.errors, result.first_error) == (30, 0, None)
     assert 0 < (result.p50_ms or 0) <= (result.p99_ms or 0)
+
+
+def test_a_connection_is_kept_for_the_next_call_unless_the_server_closes_it() -> None:
+    with answering() as port:
+        connection = load.Connection(port)
+        assert connection.ask(load.request("POST", "/ok", b"[42]")) == (200, b"[42]")
+        assert connection.stays
+        assert connection.ask(load.request("POST", "/ok", b"[42]", [("Connection", "close")])) == (200, b"[42]")
+        assert not connection.stays
+        connection.close()
 
 
 @pytest.mark.parametrize(
