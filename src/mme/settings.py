@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     instance_count: int = Field(default=1, ge=1, le=10)
     instance_memory_mb: int = Field(default=3072, ge=512)
     """Memory of a local instance in MB: what all its models and their workers may take together."""
+    container: Literal["embedded", "djl-serving", "docker"] = "embedded"
+    """What a local instance runs: the embedded server, the djl-serving on PATH, or DJL's image in Docker."""
     image_version: str = "0.36.0-cpu-full"
     container_egress: bool = False
     """Whether the endpoint's containers reach a package index, so that a requirements.txt can be installed in them."""

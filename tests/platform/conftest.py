@@ -120,7 +120,7 @@ class Rig:
 
     def __init__(self, folder: Path, store: ObjectStore, prefix: str) -> None:
         self.meeting = folder / "meeting"
-        self.meeting.mkdir()
+        self.meeting.mkdir(exist_ok=True)
         self.store = store
         self.s3 = s3_client(store)
         self.prefix = prefix

@@ -1,8 +1,9 @@
 """A small real container for tests: speaks the MME container contract, and fails where a model's `behaviour.json` says.
 
-    python stand_in_container.py FOLDER
+    python stand_in_container.py FOLDER [--port N] [--mount FROM:TO] [--model-store STORE]
 
-FOLDER is where it meets the test: `events.jsonl` gets a line for each load, unload and call, gates are files in it.
+With a port it says nothing about it. A mount is where the container has a folder of the machine. FOLDER is where it
+meets the test: `events.jsonl` gets a line for each load, unload and call, gates are files in it.
 `behaviour.json` in a model's folder may hold:
     answer          what a call answers
     load_status     the status of a load, with `load_message`; 200 is the default
@@ -12,10 +13,16 @@ FOLDER is where it meets the test: `events.jsonl` gets a line for each load, unl
     exit_in         "load" or "invoke": the container ends there, with os._exit
     size            how much of STAND_IN_CAPACITY it takes; 1 is the default
     pieces          a streamed answer, piece by piece, with `break_off` after them
+    leaks           an unload leaves a process that nobody owns
+
+Two files in FOLDER play the faults of DJL Serving 0.36: with `fail_<answer>` the model's next call loses its worker,
+and the model is FAILED until it is loaded again; with `stop_<answer>` its worker has been killed while idle, which the
+container never notices.
 """
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -25,9 +32,21 @@ from pathlib import Path
 FOLDER = Path(sys.argv[1])
 CAPACITY = int(os.environ.get("STAND_IN_CAPACITY", "1000"))
 
+
+def option(name: str, default: str = "") -> str:
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
+
+
+def on_disk(path: str) -> Path:
+    """Where the machine has a path that the container was told."""
+    folder, _, mounted = option("--mount", ":").partition(":")
+    return Path(folder) / Path(path).relative_to(mounted) if folder else Path(path)
+
+
 lock = threading.Lock()
 loaded: dict[str, dict] = {}
 failed: set[str] = set()
+stopped: set[str] = set()
 
 
 def note(**event: object) -> None:
@@ -65,6 +84,9 @@ class Handler(BaseHTTPRequestHandler):
             known = loaded.pop(name, None)
             failed.discard(name)
         note(event="unload", id=name)
+        if known is not None and known.get("leaks"):
+            leaked = subprocess.Popen(["sleep", "600"])
+            note(event="leak", leaked=leaked.pid)
         if known is None:
             self.refuse(404, "ModelNotFoundException", f"Model or workflow not found: {name}")
         else:
@@ -75,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/models":
             self.load(json.loads(body))
         elif self.path == "/invocations":
-            store = Path(sys.argv[sys.argv.index("--model-store") + 1])
+            store = on_disk(option("--model-store", os.environ.get("SERVING_MODEL_STORE", "/opt/ml/model")))
             self.invoke("", json.loads((store / "behaviour.json").read_text()), body)
         else:
             name = self.path.split("/")[2]
@@ -88,8 +110,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def load(self, request: dict) -> None:
         name = request["model_name"]
-        behaviour = json.loads((Path(request["url"]) / "behaviour.json").read_text())
-        note(event="load", id=name, answer=behaviour.get("answer"))
+        behaviour = json.loads((on_disk(request["url"]) / "behaviour.json").read_text())
+        note(event="load", id=name, answer=behaviour.get("answer"), url=request["url"])
+        stopped.discard(name)
         wait_for_gate(behaviour.get("load_gate"))
         if behaviour.get("exit_in") == "load":
             os._exit(3)
@@ -115,6 +138,11 @@ class Handler(BaseHTTPRequestHandler):
             (FOLDER / f"fail_{behaviour.get('answer')}").unlink()
             failed.add(name)
             return self.refuse(503, "WlmException", "Python worker disconnected.")
+        if (FOLDER / f"stop_{behaviour.get('answer')}").exists():
+            (FOLDER / f"stop_{behaviour.get('answer')}").unlink()
+            stopped.add(name)
+        if name in stopped:
+            return self.refuse(400, "TranslateException", "Backend Python process is stopped.")
         if "pieces" in behaviour:
             return self.stream(behaviour)
         if "invoke_status" in behaviour:
@@ -156,8 +184,9 @@ if __name__ == "__main__":
     if (FOLDER / "start_fails").exists():
         sys.exit("the stand-in was told not to start")
     ThreadingHTTPServer.request_queue_size = 128  # of 5, a burst's connections beyond them wait for seconds
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", int(option("--port", "0"))), Handler)
     server.daemon_threads = True
-    print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
+    if not option("--port"):
+        print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
     print("a line of the container", flush=True)
     server.serve_forever()

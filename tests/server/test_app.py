@@ -227,11 +227,11 @@ def test_the_status_shows_what_a_model_printed_last(running: Running) -> None:
 
 
 def test_sigterm_ends_everything_with_exit_code_0_even_what_a_handler_started(tmp_path: Path) -> None:
-    with container(tmp_path, MME_CONTAINER=f"test-{tmp_path}") as running:
+    with container(tmp_path, MME_CONTAINER_ID=f"test-{tmp_path}") as running:
         answer = running.client.post("/models", params={"url": str(package(tmp_path / "m"))})
         assert answer.status_code == 200, answer.text
         assert running.stop() == 0
-    left = [each for each in psutil.process_iter() if environment(each).get("MME_CONTAINER") == f"test-{tmp_path}"]
+    left = [each for each in psutil.process_iter() if environment(each).get("MME_CONTAINER_ID") == f"test-{tmp_path}"]
     assert left == []
 
 

@@ -163,7 +163,7 @@ def serve_folder(folder: Path, port: int = 0, timeout_s: float = 300) -> Iterato
     found |= {slug(path): path for path in folder.glob("*.tar.gz")}
     if not found:
         raise CheckError(f"{folder} holds no packages, neither archives (*.tar.gz) nor folders")
-    environment = {name: value for name, value in os.environ.items() if name != "MME_CONTAINER"}
+    environment = {name: value for name, value in os.environ.items() if name != "MME_CONTAINER_ID"}
     with ExitStack() as stack:
         server = ModelServer(port, environment | {"SAGEMAKER_MULTI_MODEL": "true"})
         stack.callback(server.stop)
@@ -195,7 +195,7 @@ def _running() -> ModelServer:
             if _server is not None:
                 _server.stop()
             environment = os.environ | {"SAGEMAKER_MULTI_MODEL": "true", "SERVING_RESERVED_MEMORY_MB": "0"}
-            for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER", "SERVING_MIN_WORKERS"):
+            for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER_ID", "SERVING_MIN_WORKERS"):
                 environment.pop(name, None)
             _server = ModelServer(0, environment)
             atexit.register(_server.stop)

@@ -28,6 +28,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0, the default, picks a free one")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--instance-memory-mb", type=int, default=3072, help="memory of a local instance")
+    parser.add_argument("--container", default="embedded", choices=("embedded", "djl-serving", "docker"))
     return parser.parse_args()
 
 
@@ -52,6 +53,7 @@ async def _run(arguments: argparse.Namespace, home: Path, state: State) -> None:
             home=home,
             region=arguments.region,
             instance_memory_mb=arguments.instance_memory_mb,
+            container=arguments.container,
             state=state,
             objects=objects,
             aws=aws,

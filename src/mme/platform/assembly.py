@@ -37,8 +37,8 @@ _KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, so that it is
 class Platform:
     """Everything of one home, in this process.
 
-    Its environment says what is seldom changed: `MME_IAM` (`enforce` checks policies), `MME_CONTAINER_KIND`
-    (`embedded`), `MME_METRICS_PERIOD_S` and `MME_AUTOSCALING_PERIOD_S` (60).
+    Its environment says what is seldom changed: `MME_IAM` (`enforce` checks policies), `MME_METRICS_PERIOD_S` and
+    `MME_AUTOSCALING_PERIOD_S` (60).
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Platform:
         home: Path,
         region: str,
         instance_memory_mb: int,
+        container: str,
         state: State,
         objects: Service,
         aws: Service,
@@ -58,7 +59,7 @@ class Platform:
             moto_url=aws.url,
             region=region,
             instance_memory_mb=instance_memory_mb,
-            container=os.environ.get("MME_CONTAINER_KIND", "embedded"),
+            container=container,
             metrics_period_s=float(os.environ.get("MME_METRICS_PERIOD_S", "10")),
             autoscaling_period_s=float(os.environ.get("MME_AUTOSCALING_PERIOD_S", "60")),
         )
@@ -122,6 +123,7 @@ class Platform:
             "pid": os.getpid(),
             "region": self._config.region,
             "instance_memory_mb": self._config.instance_memory_mb,
+            "container": self._config.container,
             "access_key": self._store.access_key,
             "secret_key": self._store.secret_key,
         }

@@ -26,6 +26,7 @@ class PlatformConfig:
     instance_memory_mb: int = 2048
     instance_disk_mb: int = 20_480
     container: str = "embedded"
+    """What instances run: a name of `mme.platform.containers.KINDS`."""
     metrics_period_s: float = 10
     """AWS publishes once a minute; here nobody should wait that long to see what a call did."""
     autoscaling_period_s: float = 60

@@ -52,6 +52,7 @@ class Running:
     home: Path
     region: str
     instance_memory_mb: int
+    container: str
     access_key: str
     secret_key: str
 
@@ -72,11 +73,11 @@ def find(home: Path) -> Running | None:
 def up(settings: Settings) -> Running:
     """The platform of `settings.home`, started unless it runs. Returns when it answers and its endpoints are back.
 
-    Raises LaunchError if it doesn't start, or if the one that runs was started with another region or memory.
+    Raises LaunchError if it doesn't start, or if the one that runs was started with other settings.
     """
     home = settings.home.expanduser().resolve()
     running = find(home) or _start(settings, home)
-    for name in ("region", "instance_memory_mb"):
+    for name in ("region", "instance_memory_mb", "container"):
         if getattr(running, name) != getattr(settings, name):
             raise LaunchError(
                 f"the platform of {home} runs with {name}={getattr(running, name)}, not {getattr(settings, name)}; "
@@ -97,18 +98,42 @@ def down(home: Path) -> bool:
         if not _wait(lambda: owner_pid(home) != pid, DOWN_TIMEOUT_S):
             _signal(pid, signal.SIGKILL)
             _wait(lambda: owner_pid(home) != pid, DOWN_TIMEOUT_S)
-    swept = sweep(MARK, str(home))
+    swept = sweep(MARK, str(home)) + _sweep_docker(home)
     (home / RUNNING_FILE).unlink(missing_ok=True)
     return pid is not None or swept > 0
 
 
+def _sweep_docker(home: Path) -> int:
+    """Remove what a killed platform left in Docker, where the end of our processes ends nothing."""
+    try:
+        said = json.loads((home / RUNNING_FILE).read_text())
+    except FileNotFoundError:
+        return 0
+    if said["container"] != "docker":
+        return 0
+    from mme.platform.containers import sweep_docker  # slow to import, and seldom needed
+
+    return sweep_docker(home)
+
+
+def _refuse_missing(container: str) -> None:
+    if container != "embedded":
+        from mme.platform.containers import kind_named
+
+        try:
+            kind_named(container)
+        except ValueError as error:
+            raise LaunchError(str(error)) from None
+
+
 def _start(settings: Settings, home: Path) -> Running:
+    _refuse_missing(settings.container)
     home.mkdir(parents=True, exist_ok=True)
     if owner_pid(home) is None and marked(MARK, str(home)):
         sweep(MARK, str(home))  # what a killed platform left
     argv = [
         *(sys.executable, "-m", "mme.platform", "--home", str(home), "--region", settings.region),
-        *("--instance-memory-mb", str(settings.instance_memory_mb)),
+        *("--instance-memory-mb", str(settings.instance_memory_mb), "--container", settings.container),
     ]
     log_file = home / LOG_FILE
     begin = log_file.stat().st_size if log_file.exists() else 0

@@ -29,7 +29,7 @@ from mme.server.registry import Registry
 log = logging.getLogger("mme.server")
 
 _DRAIN_S = 5.0  # how long calls under way may take to finish when the container is stopped
-_MARK = "MME_CONTAINER"
+_MARK = "MME_CONTAINER_ID"
 
 
 def main(argv: list[str] | None = None) -> int:

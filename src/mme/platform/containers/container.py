@@ -1,4 +1,4 @@
-"""Decides how a container is started, watched and stopped, and asks it by the MME container contract."""
+"""Decides how a container is watched and stopped, and asks it by SageMaker's multi-model contract."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from urllib.parse import quote
 
 import aiohttp
 
+from mme.platform.containers.kinds import ContainerKind, ContainerSpec
+from mme.platform.containers.records import Output, Records
 from mme.platform.wire import Broken, Connections
 from mme.processes import sweep
 from mme.tether import tethered
 
 _LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
-_LONGEST_RECORD = 256 * 1024  # bytes; CloudWatch Logs takes no longer event
-_CONTINUATION_S = 0.2  # a record waits so long for lines that continue it
+CONTAINER_MARK = "MME_CONTAINER_ID"  # an environment variable of a container's processes
 # What a container inherits from the platform; all else, credentials above all, stays outside.
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|PYTHONPATH|PYTHONDONTWRITEBYTECODE|LD_LIBRARY_PATH|VIRTUAL_ENV|MME_FORK"
@@ -45,32 +45,6 @@ class ContainerGone(ContainerError):
     def __init__(self, message: str, *, is_sent: bool) -> None:
         super().__init__(message)
         self.is_sent = is_sent
-
-
-@dataclass(frozen=True)
-class ContainerSpec:
-    """One container to be started. `environment` is what SageMaker would set; `model_store` is for a single model."""
-
-    container_id: str
-    folder: Path
-    environment: Mapping[str, str]
-    model_store: Path | None = None
-
-
-@dataclass(frozen=True)
-class ContainerKind:
-    """A way to run a container: the command that prints `listening on http://127.0.0.1:PORT` once it serves."""
-
-    name: str
-    command: Callable[[ContainerSpec], list[str]]
-
-
-def _embedded(spec: ContainerSpec) -> list[str]:
-    command = [sys.executable, "-m", "mme.server", "--host", "127.0.0.1", "--port", "0"]
-    return command if spec.model_store is None else [*command, "--model-store", str(spec.model_store)]
-
-
-KINDS = {"embedded": ContainerKind("embedded", _embedded)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +70,30 @@ class Container:
     """A running container. `exited` is done when its process has ended, with the exit code as result."""
 
     def __init__(
-        self, container_id: str, process: asyncio.subprocess.Process, on_record: Callable[[str], None]
+        self,
+        kind: ContainerKind,
+        spec: ContainerSpec,
+        process: asyncio.subprocess.Process,
+        address: str | None,
+        output: Output,
+        on_record: Callable[[str], None],
     ) -> None:
-        self.id = container_id
+        self.id = spec.container_id
         self.pid = process.pid
+        self._kind = kind
+        self._spec = spec
         self._process = process
-        self._on_record = on_record
-        self._record = bytearray()  # lines of one that may go on
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._reading = asyncio.create_task(self._read_records())
+        if address is not None:
+            self._address.set_result(address)
+        self._output = output
+        self._reading = asyncio.create_task(Records(on_record, self._look_for_address).read(output.lines))
         self.exited = asyncio.create_task(process.wait())
         self._session: aiohttp.ClientSession | None = None
         self._connections: Connections | None = None
 
     @classmethod
-    async def start(
-        cls, kind: ContainerKind, spec: ContainerSpec, *, on_record: Callable[[str], None], timeout_s: float
-    ) -> Container:
+    async def start(cls, kind: ContainerKind, spec: ContainerSpec, *, on_record: Callable[[str], None]) -> Container:
         """Start a container and wait until it answers /ping with 200.
 
         Must be called in the main thread's event loop, since the tether follows the thread that starts the process.
@@ -121,28 +102,32 @@ class Container:
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a container must be started from the main thread, or it ends with the thread")
+        launch = kind.launch(spec)
         environment = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-        environment |= spec.environment
-        environment |= {"MME_CONTAINER": spec.container_id, "PYTHONUNBUFFERED": "1"}
+        environment |= {**launch.environment, CONTAINER_MARK: spec.container_id, "PYTHONUNBUFFERED": "1"}
+        output, write_end = await Output.open()
         try:
             process = await asyncio.create_subprocess_exec(
-                *tethered(kind.command(spec)),
+                *tethered(launch.argv),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=write_end,
                 stderr=asyncio.subprocess.STDOUT,
                 cwd=spec.folder,
                 env=environment,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
+            output.close()
             raise ContainerStartFailed(f"the container's process cannot be started: {error}") from error
-        container = cls(spec.container_id, process, on_record)
+        finally:
+            os.close(write_end)
+        container = cls(kind, spec, process, launch.address, output, on_record)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(kind.start_timeout_s):
                 await container._answers()
         except TimeoutError:
             await container.stop(grace_s=0)
-            raise ContainerStartFailed(f"no healthy answer to GET /ping within {timeout_s:g} s") from None
+            raise ContainerStartFailed(f"no healthy answer to GET /ping within {kind.start_timeout_s:g} s") from None
         except BaseException:
             await container.stop(grace_s=0)
             raise
@@ -168,39 +153,9 @@ class Container:
                 raise ContainerStartFailed(f"the container ended with exit code {self.exited.result()}")
             await asyncio.sleep(0.05)
 
-    async def _read_records(self) -> None:
-        assert self._process.stdout is not None
-        rest = b""
-        while True:
-            try:
-                async with asyncio.timeout(_CONTINUATION_S if self._record else None):
-                    chunk = await self._process.stdout.read(64 * 1024)
-            except TimeoutError:
-                self._end_record()
-                continue
-            if not chunk:
-                break
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _LONGEST_RECORD:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                self._take_line(line)
-        if rest:
-            self._take_line(rest)
-        self._end_record()
-
-    def _take_line(self, line: bytes) -> None:
+    def _look_for_address(self, line: bytes) -> None:
         if not self._address.done() and (match := _LISTENING.search(line)):
             self._address.set_result(match[1].decode())
-        if not line.startswith((b" ", b"\t")) or len(self._record) + len(line) > _LONGEST_RECORD:
-            self._end_record()
-        self._record += line.rstrip(b"\r") + b"\n"
-
-    def _end_record(self) -> None:
-        """Hand over the record that no further line continues."""
-        if self._record:
-            self._on_record(bytes(self._record[:-1]).decode(errors="replace"))
-            self._record.clear()
 
     async def stop(self, grace_s: float = 5) -> None:
         """End the container and whatever its workers started: SIGTERM, SIGKILL after `grace_s`, then by its mark."""
@@ -216,10 +171,13 @@ class Container:
                 os.killpg(self.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass  # it ended this very moment, which is what is wanted
+        if self._kind.remove is not None:
+            await asyncio.to_thread(self._kind.remove, self.id)
         await self.exited  # before the sweep, which would take the exit code of a child that is not yet reaped
-        await asyncio.to_thread(sweep, "MME_CONTAINER", self.id)
+        await asyncio.to_thread(sweep, CONTAINER_MARK, self.id)
         await asyncio.wait({self._reading}, timeout=1)
         self._reading.cancel()  # a process that shed its mark may hold the pipe open
+        self._output.close()
         if not self._address.done():
             self._address.cancel()
 
@@ -275,7 +233,8 @@ class Container:
         The header that calls have too tells the container the target's name, which its log then shows.
         """
         headers = {"X-Amzn-SageMaker-Target-Model": quote(target, safe="/ ~!$&'()*+,;=:@%")}
-        return await self._ask("POST", "/models", json={"model_name": model_id, "url": str(folder)}, headers=headers)
+        request = {"model_name": model_id, "url": str(self._kind.sees(self._spec, folder))}
+        return await self._ask("POST", "/models", json=request, headers=headers)
 
     async def unload(self, model_id: str, timeout_s: float = 60) -> Reply:
         """DELETE /models/{id}: 200, or 404 where it was not there."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from mme.platform.config import PlatformConfig
+from mme.platform.config import MARK, PlatformConfig
 from mme.platform.containers import Container, ContainerKind, ContainerSpec, ContainerStartFailed
 from mme.platform.hosting.cache import ModelCache
 from mme.platform.hosting.disk import Disk
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 HEALTH_PERIOD_S = 5.0  # SageMaker asks GET /ping and GET /models about this often (pytorch/serve#1028)
 _UNHEALTHY_LIMIT = 3  # so many failures in a row and the container is replaced
-_START_TIMEOUT_S = 120.0
 _LONGEST_BACKOFF_S = 30.0
 
 
@@ -112,17 +111,23 @@ class Instance:
             raise PackageUnusable(url, f"it takes {size_bytes} bytes, the disk has {self._disk_bytes}")
 
     async def _start_container(self) -> None:
-        environment = dict(self._plan.environment) | {
-            "AWS_REGION": self._config.region,
-            "MME_MARK": str(self._config.home),
-            "MME_MEMORY_BUDGET_MB": str(self.memory_mb),
-            "MME_NURSERY_DIR": str(self._config.folder / "nursery"),
-        }
+        environment = {**self._plan.environment, "AWS_REGION": self._config.region}
         if self._plan.is_multi_model:
             environment["SAGEMAKER_MULTI_MODEL"] = "true"
-        model_store = None if self._plan.is_multi_model else self.folder / "single" / "0" / "model"
-        spec = ContainerSpec(f"{self.id}-{secrets.token_hex(4)}", self.folder, environment, model_store)
-        self._container = await Container.start(self._kind, spec, on_record=self._log.write, timeout_s=_START_TIMEOUT_S)
+        spec = ContainerSpec(
+            f"{self.id}-{secrets.token_hex(4)}",
+            self.folder,
+            environment,
+            own={
+                MARK: str(self._config.home),
+                "MME_MEMORY_BUDGET_MB": str(self.memory_mb),
+                "MME_NURSERY_DIR": str(self._config.folder / "nursery"),
+            },
+            model_store=None if self._plan.is_multi_model else self.folder / "single" / "0" / "model",
+            image=self._plan.image,
+            memory_mb=self.memory_mb,
+        )
+        self._container = await Container.start(self._kind, spec, on_record=self._log.write)
         self._is_ready.set()
 
     async def stop(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mme.platform.config import ObjectStore, PlatformConfig
-from mme.platform.containers import KINDS, ContainerKind, ContainerStartFailed
+from mme.platform.containers import ContainerKind, ContainerStartFailed, kind_named
 from mme.platform.hosting.fleet import HEALTH_PERIOD_S, Instance, failure_reason, remove_folder
 from mme.platform.hosting.logs import log_group
 from mme.platform.hosting.metrics import INSTANCES, INVOCATIONS, Meter
@@ -37,11 +37,9 @@ class Hosting:
         health_period_s: float = HEALTH_PERIOD_S,
         replicate: bool = True,
     ) -> None:
-        if kind is None and config.container not in KINDS:
-            raise ValueError(f"there is no container {config.container!r}; there are: {', '.join(KINDS)}")
         self.config = config
         self._store = store
-        self._kind = kind or KINDS[config.container]
+        self._kind = kind or kind_named(config.container)
         self._health_period_s = health_period_s
         self._replicate = replicate
         self._publisher = Publisher(config, store)
@@ -56,6 +54,8 @@ class Hosting:
 
     async def start(self) -> None:
         """To be awaited once, in the running loop, before anything else."""
+        if self._kind.sweep is not None:
+            await asyncio.to_thread(self._kind.sweep, self.config.home)
         self._packages = PackageStore(self._store)
         self._publisher.start()
         self._spawn(self._measure(), self._tasks)
