@@ -54,8 +54,11 @@ def table(
     """Write the table of kept results between the marks of the README, and draw the plots of the documentation."""
     from benchmarks import plots, table
 
-    found = results.read(kept or results.newest_kept())
-    table.write(found, into)
+    found = _read(kept)
+    try:
+        table.write(found, into)
+    except table.NoMarks as error:
+        raise typer.BadParameter(str(error), param_hint="--into") from None
     plots.draw(found, ROOT / "docs" / "images" / "benchmarks")
 
 
@@ -68,15 +71,23 @@ def guard(
     """Measure a few ratios to a peer anew, and fail if one is worse than the kept one by more than the margin."""
     from benchmarks import guard, running
 
+    before = _read(kept)
     out = BUILD / "guard.jsonl"
     out.unlink(missing_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     running.run(("ours", guard.PEER), guard.PARTS, rounds, guard.OPTIONS, out)
-    comparisons = guard.compare(results.read(kept or results.newest_kept()), results.read(out), margin)
+    comparisons = guard.compare(before, results.read(out), margin)
     for comparison in comparisons:
         print(comparison)
     if any(comparison.has_slipped for comparison in comparisons):
         raise typer.Exit(1)
+
+
+def _read(kept: Path | None) -> results.Results:
+    try:
+        return results.read(kept or results.newest_kept())
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error), param_hint="--results") from None
 
 
 def _chosen(text: str, names: list[str], option: str) -> list[str]:

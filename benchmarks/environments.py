@@ -26,13 +26,14 @@ def python(name: str, requirements: Sequence[str], *, lean: bool = False) -> Pat
     Raises CannotInstall.
     """
     folder = BUILD / "environments" / name
-    wanted = "\n".join([sys.version, *pinned(LEAN if lean else FULL), *requirements])
+    libraries = [*pinned(LEAN if lean else FULL), *requirements]
+    wanted = "\n".join([sys.version, "compiled", *libraries])
     stamp = folder / "installed.txt"
     if not stamp.exists() or stamp.read_text() != wanted:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _uv(name, "venv", "--clear", "--python", sys.executable, str(folder))
-        libraries = [*pinned(LEAN if lean else FULL), *requirements]
-        _uv(name, "pip", "install", "--python", str(folder / "bin" / "python"), *libraries)
+        # Compiled now: where Python may not write bytecode, each start of a peer would compile its libraries anew.
+        _uv(name, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python"), *libraries)
         stamp.write_text(wanted)
     return folder / "bin" / "python"
 

@@ -128,7 +128,7 @@ def _alone(seconds: float) -> list[Record]:
 
 def _size_mb(kind: Kind) -> float:
     models.prepare(kind)
-    return Path(kind.folder / "model.joblib").stat().st_size / 1e6
+    return Path(kind.folder / "model.joblib").stat().st_size / 2**20
 
 
 def _of_three(times_ms: list[float]) -> Record:

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from benchmarks import load, models
 from benchmarks.models import ET, LR, SF
 from benchmarks.options import Options
-from benchmarks.peer import Peer
+from benchmarks.peer import Peer, PeerFailed
 from benchmarks.steps import Record, ask, load_ms, loaded, scale_ms, template_mb
 
 CALLERS = (1, 8, 32)
@@ -110,6 +110,8 @@ def unload(peer: Peer, options: Options) -> Iterator[Record]:
         peer.unload(name)
     took = time.perf_counter() - began
     after = peer.taken()
+    if full.pss_mb - before.pss_mb < 1:
+        raise PeerFailed(f"{peer.name}: {len(names)} forests take no memory: it was still giving back other memory")
     yield {
         "figure": "unload",
         "model": ET.key,

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.ticker import FixedFormatter, FuncFormatter, NullFormatter, StrMethodFormatter  # noqa: E402
 
 from benchmarks.results import Results, Spread  # noqa: E402
-from benchmarks.table import COLUMNS  # noqa: E402
+from benchmarks.table import COLUMNS, short  # noqa: E402
 
 STYLES = {"ours": ("C0", "o", "-"), "fastapi": ("C1", "s", "--"), "alone": ("C2", "^", ":")}
 
@@ -143,7 +143,8 @@ def _bars(results: Results, axes: Axes, figure: str, field: str, **wanted: Any) 
         spread = found[peer]
         ranges = [[spread.middle - spread.least], [spread.most - spread.middle]]
         axes.barh(place, spread.middle, xerr=ranges, color="C0" if peer.startswith("ours") else "0.75", capsize=3)
-        axes.annotate(f" {spread.middle:.3g}", (spread.most, place), va="center")
+        axes.annotate(f" {short(spread.middle)}", (spread.most, place), va="center")
+    axes.margins(x=0.15)
     axes.set_yticks(range(len(order)), [COLUMNS[peer] for peer in order])
     return found
 
@@ -161,7 +162,8 @@ def neighbours(results: Results, axes: Axes) -> bool:
     found = _bars(results, axes, "neighbour", "p50_ms")
     if len(found) < 2 or "ours" not in found:
         return False
-    axes.set(xlabel="median latency of a LinearRegression while a forest is saturated, ms", xscale="log")
+    axes.set(xlabel="median latency of a LinearRegression while a forest is saturated, ms")
+    axes.set(xscale="log", xlim=(0.1, None))
     axes.set_title(f"A busy neighbour leaves a call at {found['ours'].middle:.2f} ms")
     return True
 
@@ -170,7 +172,8 @@ def cold_loads(results: Results, axes: Axes) -> bool:
     found = _bars(results, axes, "cold", "ms", model="sf")
     if len(found) < 2 or "ours" not in found:
         return False
-    axes.set(xlabel="load and first answer of a SetFit model, imports warm, ms", xscale="log")
+    axes.set(xlabel="load and first answer of a SetFit model, imports warm, ms")
+    axes.set(xscale="log", xlim=(10, None))
     axes.set_title(f"A process of its own costs a cold SetFit {found['ours'].middle:.0f} ms in all")
     return True
 

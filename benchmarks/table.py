@@ -35,7 +35,7 @@ class NoMarks(Exception):
     """The file has no place for the table; the message says how to give it one."""
 
 
-def _number(value: float) -> str:
+def short(value: float) -> str:
     """Three digits that count, and no more decimals than two."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
@@ -52,7 +52,7 @@ class Row:
     figure: str
     value: str
     wanted: dict[str, Any] = field(default_factory=dict)
-    show: Callable[[float], str] = _number
+    show: Callable[[float], str] = short
 
     def cell(self, results: Results, peer: str) -> str:
         value = results.middle(self.figure, self.value, peer=peer, **self.wanted)
