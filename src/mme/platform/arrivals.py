@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import unquote
 
 from mme.platform import protocols, validation
 from mme.platform.errors import AccessDenied, UnknownOperation, UnsupportedOperation, ValidationException
-from mme.platform.proxy import Receive, Request
+from mme.platform.messages import Request
 
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/]+/([^/,\s]+)/aws4_request")
 _INVOCATION = re.compile(r"/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)")
@@ -29,15 +28,6 @@ _UNSUPPORTED_HEADERS = {
     "x-amzn-sagemaker-session-id": "SessionId",
     "x-amzn-sagemaker-prefix-aware-id": "PrefixAwareId",
 }
-
-
-def read(scope: Mapping[str, Any], receive: Receive) -> Request:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    path = scope["raw_path"].decode("latin-1")
-    return Request(scope["method"], path, scope["query_string"].decode("latin-1"), headers, receive)
 
 
 def refuse_other_hosts(request: Request) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvicorn
 
 from mme.platform import gateway, proxy
 from mme.platform.autoscaling import Autoscaler
@@ -21,8 +19,10 @@ from mme.platform.backing import Service
 from mme.platform.config import RUNNING_FILE, ObjectStore, PlatformConfig
 from mme.platform.control import Catalog
 from mme.platform.endpoints import Endpoints
+from mme.platform.front import Front
 from mme.platform.hosting import Hosting
 from mme.platform.journal import Journal
+from mme.platform.objects import Objects
 from mme.platform.resources import Resources
 from mme.platform.runtime import Runtime
 from mme.platform.scalable_targets import DIMENSION
@@ -31,7 +31,6 @@ from mme.platform.state import State
 log = logging.getLogger(__name__)
 
 _GRACE_S = 3  # for calls under way when the process is asked to end
-_KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, so that it is they who close it
 
 
 class Platform:
@@ -88,29 +87,15 @@ class Platform:
         listener = socket.create_server(("127.0.0.1", port))
         self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with proxy.new_session() as session:
-            server = _Server(
-                uvicorn.Config(
-                    self._gateway(session),
-                    http="httptools",
-                    ws="none",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_keep_alive=_KEEP_ALIVE_S,
-                    timeout_graceful_shutdown=_GRACE_S,
-                )
-            )
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            front = Front(self._gateway(session))
+            await front.listen(listener)
             try:
                 await self._hosting.start()
                 await _first(ended, self._ready())
                 self._scaler.start()
                 await ended.wait()
             finally:
-                server.should_exit = True
-                await serving
+                await front.close(_GRACE_S)
                 await self._scaler.close()
                 await self._endpoints.close()
                 await self._hosting.close()
@@ -140,6 +125,7 @@ class Platform:
             operations=self._operations,
             runtime=Runtime(self._hosting),
             objects=self._objects,
+            kept_objects=Objects(session, self._store, self._state),
             aws=self._aws,
             journal=Journal(self._state),
             session=session,
@@ -174,14 +160,6 @@ async def replay(state: State, moto_url: str, region: str, home: Path) -> None:
             await Journal(state).replay(session, moto_url, region, buckets)
     except aiohttp.ClientError as error:
         log.warning("moto went while its configuration was being repeated: %s", error)
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to the platform, which has more to stop than this server."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def _first(ended: asyncio.Event, work: Awaitable[None]) -> None:

@@ -14,7 +14,8 @@ from yarl import URL
 from mme.platform import signing
 from mme.platform.config import ObjectStore
 from mme.platform.errors import AwsError
-from mme.platform.proxy import Answer, Request, UpstreamGone, passed_back
+from mme.platform.messages import Request
+from mme.platform.proxy import Answer, UpstreamGone, passed_back
 
 
 class PreconditionFailed(AwsError):
@@ -29,11 +30,11 @@ async def copy_part(session: aiohttp.ClientSession, store: ObjectStore, request:
     and UpstreamGone.
     """
     signing.verify(request, store)
-    source = "/" + quote(unquote(request.headers["x-amz-copy-source"]).lstrip("/"), safe="/~")
+    source = path_of(*source_of(request))
     asked = request.headers.get("x-amz-copy-source-range")
     headers = {} if asked is None else {"range": asked}
     try:
-        read = await _send(session, store, "GET", source, "", headers)
+        read = await send(session, store, "GET", source, "", headers)
         async with read:
             if read.status >= 300:
                 return Answer(read.status, passed_back(read), await read.read())
@@ -41,17 +42,27 @@ async def copy_part(session: aiohttp.ClientSession, store: ObjectStore, request:
             if wanted and wanted != read.headers.get("etag", "").strip('"'):
                 raise PreconditionFailed("At least one of the pre-conditions you specified did not hold")
             length = {"content-length": read.headers["content-length"]}
-            put = await _send(session, store, "PUT", request.path, request.query, length, read.content)
+            put = await send(session, store, "PUT", request.path, request.query, length, read.content)
             async with put:
                 body = await put.read()
                 if put.status >= 300:
                     return Answer(put.status, passed_back(put), body)
-                return _result(put.headers["etag"])
+                return result("CopyPartResult", put.headers["etag"])
     except (aiohttp.ClientError, TimeoutError) as error:
         raise UpstreamGone(str(error)) from error
 
 
-async def _send(
+def source_of(request: Request) -> tuple[str, str]:
+    """Bucket and key of what is to be copied."""
+    bucket, _, key = unquote(request.headers["x-amz-copy-source"]).lstrip("/").partition("/")
+    return bucket, key
+
+
+def path_of(bucket: str, key: str) -> str:
+    return "/" + quote(f"{bucket}/{key}", safe="/~")
+
+
+async def send(
     session: aiohttp.ClientSession,
     store: ObjectStore,
     method: str,
@@ -60,14 +71,16 @@ async def _send(
     headers: dict[str, str],
     body: aiohttp.StreamReader | None = None,
 ) -> aiohttp.ClientResponse:
+    """A request of the platform's own to the store of objects."""
     signature = signing.signed(method, path, query, headers, store)
     url = URL(f"{store.s3_url}{path}" + (f"?{query}" if query else ""), encoded=True)
     return await session.request(method, url, headers={**headers, **signature}, data=body)
 
 
-def _result(etag: str) -> Answer:
+def result(kind: str, etag: str) -> Answer:
+    """S3's answer to a copy: `kind` is CopyObjectResult or CopyPartResult."""
     when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     members = f"<LastModified>{when}</LastModified><ETag>{etag.replace(chr(34), '&quot;')}</ETag>"
-    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<CopyPartResult>{members}</CopyPartResult>'.encode()
-    headers = [(b"content-type", b"application/xml"), (b"content-length", str(len(body)).encode())]
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<{kind}>{members}</{kind}>'.encode()
+    headers = [("content-type", "application/xml"), ("content-length", str(len(body)))]
     return Answer(200, headers, body)

@@ -7,9 +7,10 @@ everything else to moto.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-import uuid
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
@@ -31,10 +32,12 @@ from mme.platform.errors import (
     UnsupportedOperation,
     ValidationException,
 )
-from mme.platform.proxy import Receive, Request, Send
+from mme.platform.messages import BodyTooLarge, ClientGone, Reply, Request
+from mme.platform.objects import Objects
 from mme.platform.resources import Operation
 from mme.platform.runtime import InvokeAnswer, StreamAnswer
 from mme.platform.scalable_targets import refuse_policy
+from mme.platform.statistics import refuse_others
 
 if TYPE_CHECKING:
     from mme.platform.access import Access  # slow to import, and needed only where policies are enforced
@@ -43,7 +46,6 @@ log = logging.getLogger(__name__)
 
 INVOKE_LIMIT_BYTES = 6_291_456  # botocore's shape BodyBlob of sagemaker-runtime
 CONTROL_LIMIT_BYTES = 4 << 20  # no request of the control plane comes near it
-DISCARD_LIMIT_BYTES = 64 << 20  # of the body of a refused request; beyond it, closing the connection costs less
 CONFIGURATION_LIMIT_BYTES = 4 << 20  # a call to moto that may be kept; PutLogEvents, the largest, has 1 MB
 # Services that an account has and a machine hasn't, with the reason: moto would answer for them as if they were empty.
 _REFUSED = {"servicequotas": "there are no quotas", "ecr": "no image is pulled: the model server is on this machine"}
@@ -62,7 +64,7 @@ class Invoker(Protocol):
 
 
 class Gateway:
-    """The platform as an ASGI application. Belongs to one event loop."""
+    """Answers every request of the platform. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Gateway:
         operations: Mapping[str, Operation],
         runtime: Invoker,
         objects: Service,
+        kept_objects: Objects,
         aws: Service,
         journal: journals.Journal,
         session: aiohttp.ClientSession,
@@ -84,6 +87,7 @@ class Gateway:
         self._operations = operations
         self._runtime = runtime
         self._objects = objects
+        self._kept_objects = kept_objects
         self._aws = aws
         self._journal = journal
         self._session = session
@@ -92,53 +96,45 @@ class Gateway:
         self._scaler = scaler
         self._seeding = asyncio.Lock()
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, request: Request, reply: Reply) -> None:
         """Answer one request. Whatever goes wrong becomes an AWS error here, and nowhere else."""
-        request_id = str(uuid.uuid4())
-        request = arrivals.read(scope, receive)
+        request_id = new_id()
         protocol: protocols.Protocol = "rest-json"
         try:
             arrivals.refuse_other_hosts(request)
             service = arrivals.service_of(request)
             protocol = arrivals.protocol_of(service, request)
-            await self._route(service, request, request_id, send)
+            await self._route(service, request, request_id, reply)
             return
-        except proxy.ClientGone:
+        except ClientGone:
             return
         except AwsError as error:
             failed = error
         except (proxy.UpstreamGone, BackingFailed) as error:
             failed = ServiceUnavailable(f"the service behind the gateway does not answer: {error}")
         except Exception as error:
-            if isinstance(error, aiohttp.ClientError):
-                raise  # an answer that had begun to be passed on: the connection breaks, as it did behind us
-            log.exception("request %s: %s %s", request_id, request.method, request.path)
+            if reply.has_begun:
+                raise  # the connection breaks, as it did behind us
+            log.exception("request %s: %s %r", request_id, request.method, request.path)
             failed = InternalFailure(f"the platform failed: {error!r}; its log has the details")
-        status, headers, body = protocols.failure(failed, protocol, request_id)
-        try:
-            if not await request.discard(DISCARD_LIMIT_BYTES):
-                headers.append((b"connection", b"close"))
-        except proxy.ClientGone:
-            return
-        await _send(send, status, headers, b"" if request.method == "HEAD" else body)
+        reply.whole(*protocols.failure(failed, protocol, request_id))
 
-    async def _route(self, service: str, request: Request, request_id: str, send: Send) -> None:
+    async def _route(self, service: str, request: Request, request_id: str, reply: Reply) -> None:
         if request.path == "/_mme/ping" and request.method == "GET":
-            await _send(send, 200, protocols.headers("text/plain", b"", request_id), b"")
+            reply.whole(200, protocols.headers("text/plain", b"", request_id), b"")
         elif request.path == "/_mme/status" and request.method == "GET":
             body = json.dumps(await self._status()).encode()
-            await _send(send, 200, protocols.headers("application/json", body, request_id), body)
+            reply.whole(200, protocols.headers("application/json", body, request_id), body)
         elif service == "sagemaker" and "x-amz-target" in request.headers:
-            status, headers, body = protocols.answer(await self._control(request), request_id)
-            await _send(send, status, headers, body)
+            reply.whole(*protocols.answer(await self._control(request), request_id))
         elif service == "sagemaker":
-            await self._invoke(request, request_id, send)
+            await self._invoke(request, request_id, reply)
         elif service == "s3":
-            await self._s3(request, send)
+            await self._s3(request, reply)
         elif service == "application-autoscaling" and self._scaler is not None:
-            await self._autoscaling(self._scaler, request, request_id, send)
+            await self._autoscaling(self._scaler, request, request_id, reply)
         else:
-            await self._others(service, request, send)
+            await self._others(service, request, reply)
 
     async def _control(self, request: Request) -> dict[str, Any]:
         prefix, _, name = request.headers["x-amz-target"].partition(".")
@@ -155,11 +151,11 @@ class Gateway:
             await self._access.check(request.headers, calls_of(name, parameters, self._config))
         return await self._operations[name]({key: value for key, value in parameters.items() if value is not None})
 
-    async def _invoke(self, request: Request, request_id: str, send: Send) -> None:
+    async def _invoke(self, request: Request, request_id: str, reply: Reply) -> None:
         operation, endpoint_name = arrivals.invocation(request)
         try:
-            body = await request.body(INVOKE_LIMIT_BYTES)
-        except proxy.BodyTooLarge:
+            body = await request.body.whole(INVOKE_LIMIT_BYTES)
+        except BodyTooLarge:
             constraint = f"Member must have length less than or equal to {INVOKE_LIMIT_BYTES}"
             fault = f"1 validation error detected: Value at 'body' failed to satisfy constraint: {constraint}"
             raise protocols.of_the_runtime(ValidationException(fault)) from None
@@ -170,18 +166,21 @@ class Gateway:
             await self._access.check(request.headers, [call_of_invocation(endpoint_name, target, self._config)])
         if operation == "InvokeEndpoint":
             whole = await self._runtime.invoke_endpoint(endpoint_name, request.headers, body, request_id)
-            await _send(send, whole.status, _answered(whole.headers, request_id, len(whole.body)), whole.body)
+            headers = _answered(whole.headers, request_id)
+            headers.append(("content-length", str(len(whole.body))))
+            reply.whole(whole.status, headers, whole.body)
             return
         streamed = await self._runtime.invoke_endpoint_with_response_stream(
             endpoint_name, request.headers, body, request_id
         )
         start = _answered(streamed.headers, request_id)
-        await send({"type": "http.response.start", "status": streamed.status, "headers": start})
-        async for frame in streamed.frames:
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        async with contextlib.aclosing(streamed.frames) as frames:
+            await reply.begin(streamed.status, start)
+            async for frame in frames:
+                await reply.piece(frame)
+        reply.end()
 
-    async def _s3(self, request: Request, send: Send) -> None:
+    async def _s3(self, request: Request, reply: Reply) -> None:
         one = s3.call(request.method, request.path, request.query, request.headers)
         if one.headers.get("x-amz-expected-bucket-owner", self._config.account_id) != self._config.account_id:
             raise AccessDenied("the bucket belongs to another account than x-amz-expected-bucket-owner says")
@@ -190,17 +189,17 @@ class Gateway:
             await self._objects.up()
             if signing.is_presigned(request):
                 request = signing.signed_anew(request, self._store)
-            await proxy.stream(self._session, self._objects.url, request, send)
+            await self._kept_objects.answer(request, reply)
         elif place == "copy of a part":
             await self._objects.up()
             copied = await copies.copy_part(self._session, self._store, request)
-            await _send(send, copied.status, copied.headers, copied.body)
+            reply.whole(copied.status, copied.headers, copied.body)
         elif place == "bucket":
-            await self._kept("s3", request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), send)
+            await self._kept("s3", request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), reply)
         else:
-            await self._bucket(request, send)
+            await self._bucket(request, reply)
 
-    async def _bucket(self, request: Request, send: Send) -> None:
+    async def _bucket(self, request: Request, reply: Reply) -> None:
         """Create or delete a bucket in both places: by moto's rules, and only while it is empty of objects."""
         body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
         first, second = (self._aws, self._objects) if request.method == "PUT" else (self._objects, self._aws)
@@ -212,19 +211,24 @@ class Gateway:
                 shown = other
         if shown.status < 400:
             self._record("s3", "", request, body)
-        await _send(send, shown.status, shown.headers, shown.body)
+            if request.method == "DELETE":
+                self._kept_objects.forget_bucket(s3.call(request.method, request.path, "", {}).bucket)
+        reply.whole(shown.status, shown.headers, shown.body)
 
-    async def _others(self, service: str, request: Request, send: Send) -> None:
+    async def _others(self, service: str, request: Request, reply: Reply) -> None:
         """What moto answers. What configures something is kept, so that it can be repeated when moto starts anew."""
         if service in _REFUSED:
             raise UnsupportedOperation(f"the local platform does not play {service}: {_REFUSED[service]}")
         if service in ("iam", "application-autoscaling", "logs", "monitoring", "sts"):
-            await self._kept(service, request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), send)
+            body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
+            if service == "monitoring":
+                refuse_others(*journals.action_of(request.path, request.headers, body))
+            await self._kept(service, request, body, reply)
             return
         await self._aws.up()
-        await proxy.stream(self._session, self._aws.url, request, send)
+        await proxy.stream(self._session, self._aws.url, request, reply)
 
-    async def _autoscaling(self, scaler: Autoscaler, request: Request, request_id: str, send: Send) -> None:
+    async def _autoscaling(self, scaler: Autoscaler, request: Request, request_id: str, reply: Reply) -> None:
         """Application Auto Scaling: moto keeps what is registered, what comes of it is ours."""
         body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
         name = request.headers.get("x-amz-target", "").rpartition(".")[2]
@@ -234,14 +238,13 @@ class Gateway:
         parameters = _parsed(name, body)
         validation.check(model.input_shape, parameters)
         if name == "DescribeScalingActivities":
-            status, headers, answer = protocols.answer(scaler.describe_scaling_activities(parameters), request_id)
-            await _send(send, status, headers, answer)
+            reply.whole(*protocols.answer(scaler.describe_scaling_activities(parameters), request_id))
             return
         if name == "PutScalingPolicy":
             refuse_policy(parameters)
-        await self._kept("application-autoscaling", request, body, send)
+        await self._kept("application-autoscaling", request, body, reply)
 
-    async def _kept(self, service: str, request: Request, body: bytes, send: Send) -> None:
+    async def _kept(self, service: str, request: Request, body: bytes, reply: Reply) -> None:
         if service == "sts" and self._access is not None:
             from mme.platform.access import refuse_session_policies
 
@@ -253,7 +256,7 @@ class Gateway:
             answer = await proxy.exchange(self._session, self._aws.url, request, body)
         if answer.status < 300:
             self._record(service, seed, request, body)
-        await _send(send, answer.status, answer.headers, answer.body)
+        reply.whole(answer.status, answer.headers, answer.body)
 
     def _record(self, service: str, seed: str, request: Request, body: bytes) -> None:
         kept = journals.entry(service, request.method, request.path, request.query, request.headers, body)
@@ -270,18 +273,16 @@ def _parsed(operation: str, body: bytes) -> Any:
 
 async def _whole_body(request: Request, limit_bytes: int) -> bytes:
     try:
-        return await request.body(limit_bytes)
-    except proxy.BodyTooLarge:
+        return await request.body.whole(limit_bytes)
+    except BodyTooLarge:
         raise SerializationException(f"the request has more than {limit_bytes} bytes") from None
 
 
-def _answered(headers: Mapping[str, str], request_id: str, length: int | None = None) -> protocols.Headers:
-    named = {"x-amzn-requestid": request_id, **{name.lower(): value for name, value in headers.items()}}
-    if length is not None:
-        named["content-length"] = str(length)
-    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+def _answered(headers: Mapping[str, str], request_id: str) -> protocols.Headers:
+    return [("x-amzn-requestid", request_id), *((name.lower(), value) for name, value in headers.items())]
 
 
-async def _send(send: Send, status: int, headers: protocols.Headers, body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def new_id() -> str:
+    """A request's id, in the form of a UUID."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

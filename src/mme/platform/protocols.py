@@ -9,14 +9,14 @@ from xml.sax.saxutils import escape
 from mme.platform.errors import AwsError, ValidationError, ValidationException
 
 Protocol = Literal["json", "rest-json", "rest-xml", "query"]
-Headers = list[tuple[bytes, bytes]]
+Headers = list[tuple[str, str]]
 
 JSON = "application/x-amz-json-1.1"
 
 
 def headers(content_type: str, body: bytes, request_id: str, **more: str) -> Headers:
-    pairs = {"content-type": content_type, "content-length": str(len(body)), "x-amzn-requestid": request_id, **more}
-    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in pairs.items()]
+    named = {"content-type": content_type, "content-length": str(len(body)), "x-amzn-requestid": request_id, **more}
+    return list(named.items())
 
 
 def answer(document: object, request_id: str) -> tuple[int, Headers, bytes]:

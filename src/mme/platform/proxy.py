@@ -2,100 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+from mme.platform.messages import ClientGone, Reply, Request
 
 # Of one connection only (RFC 9110, 7.6.1); 100-continue was answered here when the body was first read.
 _HOP_BY_HOP = frozenset(
     "connection expect keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
 )
-_NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}  # uvicorn writes the date itself
+_NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}  # the date is written here
 _SKIPPED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # which aiohttp would add
 
 
-class ClientGone(Exception):
-    """The caller closed the connection before the whole body had come."""
-
-
-class BodyTooLarge(Exception):
-    pass
+Shown = Callable[[aiohttp.ClientResponse], tuple[int, list[tuple[str, str]]]]
 
 
 class UpstreamGone(Exception):
     """The process behind the gateway does not answer; nothing has been sent to the caller yet."""
 
 
-@dataclass
-class Request:
-    """An HTTP request as it came: the path percent-encoded, header names in lower case. Its body is read once."""
-
-    method: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    receive: Receive
-    has_begun: bool = False
-    has_ended: bool = False
-
-    @property
-    def target(self) -> str:
-        return f"{self.path}?{self.query}" if self.query else self.path
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises ClientGone when it ends early."""
-        self.has_begun = True
-        while not self.has_ended:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                self.has_ended = True
-                raise ClientGone
-            self.has_ended = not message.get("more_body", False)
-            if message.get("body"):
-                yield message["body"]
-
-    async def body(self, limit_bytes: int) -> bytes:
-        """The whole body; raises BodyTooLarge before more than the limit is kept."""
-        length = self.headers.get("content-length", "")
-        if length.isdigit() and int(length) > limit_bytes:
-            raise BodyTooLarge
-        whole = bytearray()
-        async for piece in self.pieces():
-            whole += piece
-            if len(whole) > limit_bytes:
-                raise BodyTooLarge
-        return bytes(whole)
-
-    async def discard(self, limit_bytes: int) -> bool:
-        """Read what is left of the body, so that the next request on the connection begins where this one ends.
-
-        Returns whether it does. Where the client waits for 100 Continue, it will not send the body anyhow.
-        """
-        if not self.has_body or self.has_ended:
-            return True
-        if "expect" in self.headers and not self.has_begun:
-            return False
-        async for piece in self.pieces():
-            limit_bytes -= len(piece)
-            if limit_bytes < 0:
-                return False
-        return True
-
-    @property
-    def has_body(self) -> bool:
-        return self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
-
-
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: list[tuple[str, str]]
     body: bytes
 
 
@@ -112,12 +46,20 @@ def new_session() -> aiohttp.ClientSession:
     )
 
 
-async def stream(session: aiohttp.ClientSession, url: str, request: Request, send: Send) -> int:
-    """Pass a request on and its answer back, both while they come; returns the status.
+def shown_all(answer: aiohttp.ClientResponse) -> tuple[int, list[tuple[str, str]]]:
+    """An answer's status, and its headers as `passed_back` has them."""
+    return answer.status, passed_back(answer)
 
-    Raises UpstreamGone if nothing was sent yet. An answer that breaks off later breaks off for the caller too.
+
+async def stream(
+    session: aiohttp.ClientSession, url: str, request: Request, reply: Reply, shown: Shown = shown_all
+) -> None:
+    """Pass a request on and its answer back, both while they come.
+
+    `shown` says with which status and headers it goes back, and is asked before anything does. Raises UpstreamGone if
+    nothing was sent yet. An answer that breaks off later breaks off for the caller too.
     """
-    data = request.pieces() if request.has_body else None
+    data = None if request.body.length == 0 else request.body.pieces()
     try:
         answer = await _request(session, url, request, data)
     except (aiohttp.ClientError, TimeoutError) as error:
@@ -125,11 +67,14 @@ async def stream(session: aiohttp.ClientSession, url: str, request: Request, sen
             raise ClientGone from error
         raise UpstreamGone(str(error)) from error
     async with answer:
-        await send({"type": "http.response.start", "status": answer.status, "headers": passed_back(answer)})
+        status, headers = shown(answer)
+        if status == 304:
+            reply.whole(status, headers, b"")
+            return
+        await reply.begin(status, headers)
         async for piece in answer.content.iter_any():
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    return answer.status
+            await reply.piece(piece)
+        reply.end()
 
 
 async def exchange(session: aiohttp.ClientSession, url: str, request: Request, body: bytes) -> Answer:
@@ -148,7 +93,7 @@ async def _request(session: aiohttp.ClientSession, url: str, request: Request, d
     )
 
 
-def passed_back(answer: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
-    """The headers, with lower-case names as ASGI wants them; so are the keys of an object's metadata, as on AWS."""
-    names = ((name.lower(), value) for name, value in answer.raw_headers)
-    return [(name, value) for name, value in names if name.decode("latin-1") not in _NOT_PASSED_BACK]
+def passed_back(answer: aiohttp.ClientResponse) -> list[tuple[str, str]]:
+    """The headers, with lower-case names; so are the keys of an object's metadata, as on AWS."""
+    named = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in answer.raw_headers)
+    return [(name, value) for name, value in named if name not in _NOT_PASSED_BACK]

@@ -20,7 +20,7 @@ from botocore.credentials import Credentials
 
 from mme.platform.config import ObjectStore
 from mme.platform.errors import AccessDenied, AwsError
-from mme.platform.proxy import Request
+from mme.platform.messages import Request
 
 _SIGNATURE = ("AWSAccessKeyId", "Signature", "Expires")
 _MISMATCH = (
