@@ -20,7 +20,7 @@ CALLERS = (1, 8, 32)
 def cold(peer: Peer, options: Options) -> Iterator[Record]:
     """From the load request to the first right answer: of the first model of a kind, and of those after it."""
     for kind in peer.kinds:
-        count = options.loads if kind is not SF else min(3, options.loads)
+        count = options.loads if kind is not SF else min(2, options.loads)
         names = models.copies(kind, count + 1)
         first_ms = load_ms(peer, names[0])
         peer.settle()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Options:
     """Sizes of a run. Times in seconds."""
 
-    seconds: float = 1.5
+    seconds: float = 1.0
     """Of each load that is timed."""
     loads: int = 5
     """Models of a kind that are loaded one after another for the time of a cold load."""

@@ -50,9 +50,18 @@ class Results:
         ]
 
     def spread(self, figure: str, field: str, **wanted: Any) -> Spread | None:
-        """The values of a field over the rounds; None where there are none."""
-        values = [record[field] for record in self.of(figure, **wanted) if record.get(field) is not None]
-        return Spread(statistics.median(values), min(values), max(values), len(values)) if values else None
+        """The values of a field over the rounds; None where there are none.
+
+        A field `ms` that stands for several takings has the bounds of these beside it.
+        """
+        found = [record for record in self.of(figure, **wanted) if record.get(field) is not None]
+        if not found:
+            return None
+        values = [record[field] for record in found]
+        bounds = [
+            record[name] for record in found for name in ("least_ms", "most_ms") if field == "ms" and name in record
+        ]
+        return Spread(statistics.median(values), min(values + bounds), max(values + bounds), len(values))
 
     def middle(self, figure: str, field: str, **wanted: Any) -> float | None:
         spread = self.spread(figure, field, **wanted)

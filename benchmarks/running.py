@@ -43,7 +43,11 @@ ONLY = {
     "artifacts": ("ours", "fastapi"),
 }
 # Slow to take, and the same each time.
-ONCE = {"unload", "models"}
+ONCE = {"unload", "models", "artifacts"}
+# Taken of ours in each round, of others in the first: they start processes for seconds, or never.
+OURS_EACH_ROUND = {"memory", "scale"}
+# What the want of pandas changes.
+LEAN_PARTS = {"cold", "memory", "scale"}
 
 
 def run(peers: Sequence[str], parts: Sequence[str], rounds: int, options: Options, out: Path) -> None:
@@ -60,7 +64,7 @@ def run(peers: Sequence[str], parts: Sequence[str], rounds: int, options: Option
         for name in [*peers[turn:], *peers[:turn]]:
             if name not in out_of_it:
                 peer = adapters.PEERS[name]
-                visits = _visits(name, [part for part in parts if number == 1 or part not in ONCE])
+                visits = _visits(peer, [part for part in parts if number == 1 or _is_repeated(name, part)])
                 for visit in visits:
                     began = time.monotonic()
                     try:
@@ -86,9 +90,15 @@ def run(peers: Sequence[str], parts: Sequence[str], rounds: int, options: Option
                 print(f"  {part}: {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _visits(name: str, parts: Sequence[str]) -> list[dict[str, Measure]]:
+def _is_repeated(name: str, part: str) -> bool:
+    return part not in ONCE and (name == "ours" or part not in OURS_EACH_ROUND)
+
+
+def _visits(peer: Peer, parts: Sequence[str]) -> list[dict[str, Measure]]:
     """What a server is started for: once for what can be taken together, and once for each other part."""
-    mine = [part for part in parts if name in ONLY.get(part, (name,))]
+    mine = [part for part in parts if peer.name in ONLY.get(part, (peer.name,))]
+    if peer.lean:
+        mine = [part for part in mine if part in LEAN_PARTS]
     together = {part: measure for part, measure in TOGETHER.items() if part in mine}
     apart = [{part: measure} for part, measure in APART.items() if part in mine]
     return [*([together] if together else []), *apart]
