@@ -13,6 +13,7 @@ meets the test: `events.jsonl` gets a line for each load, unload and call, gates
     exit_in         "load" or "invoke": the container ends there, with os._exit
     size            how much of STAND_IN_CAPACITY it takes; 1 is the default
     pieces          a streamed answer, piece by piece, with `break_off` after them
+    frees_after_s   so long after its unload it still takes its size of the capacity
     leaks           an unload leaves a process that nobody owns
 
 Two files in FOLDER play the faults of DJL Serving 0.36: with `fail_<answer>` the model's next call loses its worker,
@@ -47,6 +48,7 @@ lock = threading.Lock()
 loaded: dict[str, dict] = {}
 failed: set[str] = set()
 stopped: set[str] = set()
+leaving: list[tuple[float, int]] = []  # until when, and how much
 
 
 def note(**event: object) -> None:
@@ -75,6 +77,10 @@ class Handler(BaseHTTPRequestHandler):
                 for name in loaded
             ]
             self.answer(200, json.dumps({"models": models}).encode())
+        elif (name := self.path.removeprefix("/models/")) in loaded:
+            workers = [{"id": 1, "status": "READY"}, {"id": 2, "status": "UNLOADING"}]
+            described = {"modelName": name, "workerGroups": [{"workers": workers}]}
+            self.answer(200, json.dumps([{"workflowName": name, "models": [described]}]).encode())
         else:
             self.refuse(404, "ResourceNotFoundException", "no such resource")
 
@@ -82,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix("/models/")
         with lock:
             known = loaded.pop(name, None)
+            if known is not None and "frees_after_s" in known:
+                leaving.append((time.monotonic() + known["frees_after_s"], known.get("size", 1)))
             failed.discard(name)
         note(event="unload", id=name)
         if known is not None and known.get("leaks"):
@@ -121,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             if name in loaded:
                 return self.refuse(409, "BadRequestException", f"Workflow {name} is already registered.")
             used = sum(model.get("size", 1) for model in loaded.values())
+            used += sum(size for until, size in leaving if time.monotonic() < until)
             if used + behaviour.get("size", 1) > CAPACITY:
                 return self.refuse(507, "WlmOutOfMemoryException", "No enough memory to load the model.")
             if status == 200:

@@ -233,6 +233,17 @@ async def test_a_worker_killed_while_idle_costs_no_call(meeting: Path, rig: Any,
 
 
 @pytest.mark.parametrize("name", REAL)
+async def test_memory_that_comes_back_late_costs_no_other_model_its_place(meeting: Path, rig: Any, name: str) -> None:
+    rig.kind = KINDS[name]
+    for target in ("a.tar.gz", "b.tar.gz", "c.tar.gz"):
+        rig.put(target, frees_after_s=0.3)
+    async with rig.up(rig.plan(environment={"STAND_IN_CAPACITY": "2"})):
+        for target in ("a.tar.gz", "b.tar.gz", "c.tar.gz"):
+            await rig.ask(target)
+        assert [rig.where(target) for target in ("a.tar.gz", "b.tar.gz", "c.tar.gz")] == ["disk", "memory", "memory"]
+
+
+@pytest.mark.parametrize("name", REAL)
 async def test_a_container_that_was_killed_is_replaced(meeting: Path, rig: Any, name: str) -> None:
     rig.kind = KINDS[name]
     rig.put("a.tar.gz")

@@ -100,12 +100,14 @@ async def test_what_the_http_contract_answers_is_passed_on(rig: Any, tmp_path: P
         again = await container.load("m1", model, "m.tar.gz")
         assert (again.status, again.message()) == (409, "Workflow m1 is already registered.")
         assert await container.models() == {"m1": "READY"}
+        described = {"name": "m1", "workers": [{"id": 1, "origin": "DJL Serving"}]}
+        assert await container.figures() == {"models": [described]}
         assert (await container.invoke("/models/m1/invoke", {"Content-Type": "text/plain"}, b"x")).status == 200
         assert (await container.unload("m1")).status == 200
         assert (await container.unload("m1")).status == 404
-        assert await container.figures() is None
     finally:
         await container.stop()
+    assert await container.figures() is None
     assert not await container.ping()
     assert await container.models() is None
 

@@ -80,6 +80,7 @@ class Container:
     ) -> None:
         self.id = spec.container_id
         self.pid = process.pid
+        self.memory_lag_s = kind.memory_lag_s
         self._kind = kind
         self._spec = spec
         self._process = process
@@ -219,13 +220,21 @@ class Container:
             return None
 
     async def figures(self, timeout_s: float = 2) -> dict[str, Any] | None:
-        """Memory and workers by model where the container tells (the embedded server's GET /_mme/models), else None."""
+        """Workers by model, with their memory from the embedded server (GET /_mme/models); None without an answer."""
         try:
             reply = await self._ask("GET", "/_mme/models", timeout_s=timeout_s)
-            parsed = json.loads(reply.body) if reply.status == 200 else None
-        except (ContainerGone, TimeoutError, ValueError):
+            if reply.status == 200:
+                return dict(json.loads(reply.body))
+            return {"models": [await self._described(name, timeout_s) for name in await self.models(timeout_s) or ()]}
+        except (ContainerGone, TimeoutError, ValueError, LookupError, TypeError):
             return None
-        return parsed if isinstance(parsed, dict) else None
+
+    async def _described(self, model_id: str, timeout_s: float) -> dict[str, Any]:
+        """What DJL's GET /models/{id} says of a model's workers. It lists those that have ended as UNLOADING."""
+        described = json.loads((await self._ask("GET", f"/models/{model_id}", timeout_s=timeout_s)).body)
+        groups = described[0]["models"][0]["workerGroups"]
+        workers = [worker for group in groups for worker in group["workers"] if worker["status"] != "UNLOADING"]
+        return {"name": model_id, "workers": [{"id": worker["id"], "origin": "DJL Serving"} for worker in workers]}
 
     async def load(self, model_id: str, folder: Path, target: str) -> Reply:
         """POST /models: 200 loaded, 409 already there, 507 no memory, else the reason why it cannot be loaded.

@@ -29,6 +29,8 @@ _DJL_INHERITED = re.compile(r"JAVA_HOME|JAVA_OPTS|MODEL_SERVER_HOME|PYTHON_EXECU
 _DJL_RESERVE_MB = 500  # DJL's default for reserved_memory_mb
 _MODELS = Path("/opt/ml/models")
 _SINGLE_MODEL = Path("/opt/ml/model")
+# Seen: DELETE is answered before the worker's process has ended, and a load 20 ms later is refused for its memory.
+_DJL_MEMORY_LAG_S = 1
 _HOME_LABEL = "mme.home"
 _DOCKER_TIMEOUT_S = 60
 
@@ -80,6 +82,8 @@ class ContainerKind:
     missing: Callable[[], str] = lambda: ""
     """What this machine lacks for it, with the way out; empty if it can be started."""
     start_timeout_s: float = 120
+    memory_lag_s: float = 0
+    """How long after an unload the container may still count the model's memory as taken."""
 
 
 def kind_named(name: str) -> ContainerKind:
@@ -203,10 +207,16 @@ KINDS = {
     kind.name: kind
     for kind in (
         ContainerKind("embedded", _embedded),
-        ContainerKind("djl-serving", _djl_serving, missing=_no_djl_serving),
-        # The first start may have to pull the image, of some gigabytes.
+        ContainerKind("djl-serving", _djl_serving, missing=_no_djl_serving, memory_lag_s=_DJL_MEMORY_LAG_S),
         ContainerKind(
-            "docker", _docker, _in_docker, _remove_from_docker, sweep_docker, _no_docker, start_timeout_s=1800
+            "docker",
+            _docker,
+            _in_docker,
+            _remove_from_docker,
+            sweep_docker,
+            _no_docker,
+            start_timeout_s=1800,  # the first start may have to pull the image, of some gigabytes
+            memory_lag_s=_DJL_MEMORY_LAG_S,
         ),
     )
 }

@@ -243,7 +243,9 @@ class ModelCache:
             if idle := [model for model in in_memory if model.is_idle]:
                 victim = min(idle, key=lambda model: model.last_used)
                 log.info("%s leaves memory, unused for %.1f s", victim.target, time.monotonic() - victim.last_used)
-                await self._models.change(victim, self._unload(victim, await self._containers.ready()))
+                container = await self._containers.ready()
+                await self._models.change(victim, self._unload(victim, container))
+                await asyncio.sleep(container.memory_lag_s)
                 return True
             moving = [model for model in self._models if model.where in (Where.LOADING, Where.UNLOADING)]
             if not in_memory and not moving:

@@ -150,9 +150,8 @@ class Models:
 def describe(model: Model) -> dict[str, Any]:
     """A model as `mme status` shows it."""
     workers = model.figures.get("workers", [])
-    memory = [worker.get("pss_mb") or 0 for worker in workers]
-    if template := model.figures.get("template"):
-        memory.append(template.get("pss_mb") or 0)
+    processes = [*workers, *filter(None, [model.figures.get("template")])]
+    memory = [process["pss_mb"] or 0 for process in processes if "pss_mb" in process]
     return {
         "target_model": model.target,
         "id": model.id,
@@ -163,5 +162,5 @@ def describe(model: Model) -> dict[str, Any]:
         "workers": workers,
         "template": model.figures.get("template"),
         "log": model.figures.get("log", []),
-        "memory_mb": round(sum(memory), 1) if model.figures else None,
+        "memory_mb": round(sum(memory), 1) if memory else None,
     }
