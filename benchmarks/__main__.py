@@ -66,7 +66,7 @@ def table(
 def guard(
     kept: Kept = None,
     margin: Annotated[float, typer.Option(help="By which a ratio may be worse.")] = 0.25,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    rounds: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Measure a few ratios to a peer anew, and fail if one is worse than the kept one by more than the margin."""
     from benchmarks import guard, running

@@ -70,7 +70,7 @@ class Comparison:
 
     def __str__(self) -> str:
         kept, now = ("-" if value is None else f"{value:.2f}" for value in (self.kept, self.now))
-        verdict = "slipped" if self.has_slipped else "holds"
+        verdict = "slipped" if self.has_slipped else "holds" if self.kept is not None else "new"
         return f"{verdict:<8} {self.ratio.title}: {now}, kept {kept}"
 
 
