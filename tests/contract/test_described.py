@@ -265,8 +265,8 @@ def test_a_number_in_a_query_is_read_as_java_reads_it(served: Container, value: 
 
 
 FILES: dict[str, tuple[tuple[str, ...], tuple[int, str]]] = {
-    "a model of another engine beside model.py": (("model.py", "model.onnx"), (409, "IllegalArgumentException")),
-    "a model of PyTorch": (("model.pt",), (409, "IllegalArgumentException")),
+    "a model of another engine beside model.py": (("model.py", "saved_model.pb"), (409, "IllegalArgumentException")),
+    "a model of Triton": (("config.pbtxt",), (409, "IllegalArgumentException")),
     "weights under another name": (("weights.pt",), (404, "ModelNotFoundException")),
     "a transformers model without transformers' handler": (("config.json",), (500, "EngineException")),
     "code under another name": (("serve.py",), (404, "ModelNotFoundException")),

@@ -194,12 +194,17 @@ def test_a_function_that_fails_is_named(tmp_path: Path, djl: Any, model: Any, fu
     joblib.dump(model, tmp_path / "model.joblib")
     (tmp_path / "model.py").write_text(function)
     load(djl, tmp_path, **TRUSTED)
-    with pytest.raises(djl.CustomFormatterError, match=message) as failure:
+    with pytest.raises(
+        importlib.import_module("djl_python.custom_formatter_handling").CustomFormatterError, match=message
+    ) as failure:
         ask(djl, "[1, 2]")
     assert isinstance(failure.value.__cause__, ZeroDivisionError)
 
 
 def test_a_model_py_that_cannot_be_executed_fails_the_load(tmp_path: Path, djl: Any) -> None:
     (tmp_path / "model.py").write_text("import not_there_xyz")
-    with pytest.raises(djl.CustomFormatterError, match="Failed to load custom code from"):
+    with pytest.raises(
+        importlib.import_module("djl_python.custom_formatter_handling").CustomFormatterError,
+        match="Failed to load custom code from",
+    ):
         load(djl, tmp_path)

@@ -151,8 +151,9 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
     settings = _option_defaults(environ) | java_properties.read(folder / "serving.properties")
     settings.setdefault("option.handler", "handle")
     options = {key.removeprefix("option."): value for key, value in settings.items() if key.startswith("option.")}
-    recommended = engines.recommended_entry_point(folder, options, request.engine or settings.get("engine"))
-    settings.setdefault("engine", "Python")
+    engine = engines.engine_of(folder, options, request.engine or settings.get("engine"))
+    built_in = engines.built_in_handler(engine)
+    settings.setdefault("engine", engine)
     _refuse_large_model_options(options)
     _log_unknown_keys(request.title, settings)
 
@@ -167,7 +168,10 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
 
     batch_size = number("max_dynamic_batch_size", number("batch_size", 1), request.batch_size)
     min_workers, max_workers = _workers(request, settings, environ)
-    entry_point, fallback = engines.entry_points(folder, options, environ, recommended)
+    if built_in is None:
+        entry_point, fallback = engines.entry_points(folder, options, environ)
+    else:  # a batch is answered one by one, as in DJL, and so is none
+        entry_point, fallback, batch_size = built_in, "", 1
     return ModelConfig(
         name=request.name,
         title=request.title,
@@ -177,8 +181,8 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
         properties={key.removeprefix("option."): value for key, value in settings.items() if key != "option.env"},
         entry_point=entry_point,
         fallback_entry_point=fallback,
-        handler=options["handler"],
-        python=_interpreter(folder, options.get("pythonExecutable", environ.get("PYTHON_EXECUTABLE"))),
+        handler=options["handler"] if built_in is None else "handle",
+        python=None if built_in else _interpreter(folder, options, environ),
         env=_env(options.get("env", "")),
         min_workers=min_workers,
         max_workers=max_workers,
@@ -217,8 +221,9 @@ def _option_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     return defaults
 
 
-def _interpreter(folder: Path, executable: str | None) -> str | None:
-    """Where the executable is; None if it is the interpreter that runs the server."""
+def _interpreter(folder: Path, options: Mapping[str, str], environ: Mapping[str, str]) -> str | None:
+    """Where the model's own interpreter is; None if it is the one that runs the server."""
+    executable = options.get("pythonExecutable", environ.get("PYTHON_EXECUTABLE"))
     if not executable:
         return None
     if "/" in executable:
