@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import os
@@ -115,9 +116,21 @@ def test_an_endpoint_lives_its_life_by_the_command_line(aws: Aws, client: Any, t
             *("--body", "{}", str(answer)),
         )
     assert "cli" in aws("sagemaker", "list-endpoints", "--name-contains", "cli", "--output", "text")
+    aws(
+        *("sagemaker", "create-endpoint-config", "--endpoint-config-name", "cli-2", "--production-variants"),
+        "VariantName=B,ModelName=cli,InstanceType=ml.m5.large,InitialInstanceCount=1",
+    )
+    aws("sagemaker", "update-endpoint", "--endpoint-name", "cli", "--endpoint-config-name", "cli-2")
+    client("sagemaker").get_waiter("endpoint_in_service").wait(EndpointName="cli", WaiterConfig=WAIT)
+    described = json.loads(aws("sagemaker", "describe-endpoint", "--endpoint-name", "cli"))
+    assert (described["EndpointStatus"], described["EndpointConfigName"]) == ("InService", "cli-2")
     aws("sagemaker", "delete-endpoint", "--endpoint-name", "cli")
     client("sagemaker").get_waiter("endpoint_deleted").wait(EndpointName="cli", WaiterConfig=WAIT)
     aws("sagemaker", "wait", "endpoint-deleted", "--endpoint-name", "cli")
+    for name in ("cli", "cli-2"):
+        aws("sagemaker", "delete-endpoint-config", "--endpoint-config-name", name)
+    aws("sagemaker", "delete-model", "--model-name", "cli")
+    assert json.loads(aws("sagemaker", "list-models", "--name-contains", "cli")) == {"Models": []}
 
 
 def test_folders_are_synchronised_listed_copied_signed_and_removed(aws: Aws, tmp_path: Path) -> None:
@@ -141,6 +154,16 @@ def test_folders_are_synchronised_listed_copied_signed_and_removed(aws: Aws, tmp
     with urlopen(aws("s3", "presign", "s3://cli-files/copy/a.txt").strip()) as answer:
         assert answer.read() == b"a"
     aws("s3", "cp", "s3://cli-files/copy", str(there), "--recursive")
+    kind = aws("s3api", "head-object", "--bucket", "cli-files", "--key", "copy/a.txt", "--query", "ContentType")
+    assert json.loads(kind) == "text/plain"
+    aws("s3", "rm", "s3://cli-files/copy/a.txt")
+    assert "a.txt" not in aws("s3", "ls", "s3://cli-files/copy/")
+    for refused in (
+        ("put-object-tagging", "--tagging", "TagSet=[{Key=a,Value=b}]"),
+        ("put-object", "--if-none-match", "*", "--body", str(here / "a.txt")),
+    ):
+        with pytest.raises(RuntimeError, match=r"An error occurred \(NotImplemented\) when calling the PutObject"):
+            aws("s3api", *refused, "--bucket", "cli-files", "--key", "copy/large")
     assert (there / "large").read_bytes() == (here / "large").read_bytes()
     aws("s3", "rb", "s3://cli-files", "--force")
     assert "cli-files" not in aws("s3", "ls")
@@ -149,9 +172,18 @@ def test_folders_are_synchronised_listed_copied_signed_and_removed(aws: Aws, tmp
 def test_metrics_and_logs_are_read_and_written(aws: Aws) -> None:
     aws("cloudwatch", "put-metric-data", "--namespace", "cli", "--metric-name", "calls", "--value", "3")
     assert "calls" in aws("cloudwatch", "list-metrics", "--namespace", "cli")
+    now = datetime.datetime.now(datetime.UTC)
+    over = [(now + datetime.timedelta(minutes=minutes)).isoformat() for minutes in (-5, 5)]
+    asked = ("--namespace", "cli", "--metric-name", "calls", "--start-time", over[0], "--end-time", over[1])
+    summed = json.loads(aws("cloudwatch", "get-metric-statistics", *asked, "--period", "600", "--statistics", "Sum"))
+    assert [point["Sum"] for point in summed["Datapoints"]] == [3]
+    with pytest.raises(RuntimeError, match=r"\(UnsupportedOperation\).*keeps no values to work out p99 from"):
+        aws("cloudwatch", "get-metric-statistics", *asked, "--period", "600", "--extended-statistics", "p99")
     aws("logs", "create-log-group", "--log-group-name", "/cli")
     aws("logs", "create-log-stream", "--log-group-name", "/cli", "--log-stream-name", "one")
     event = f"timestamp={time.time_ns() // 1_000_000},message=a line of its own"
     aws("logs", "put-log-events", "--log-group-name", "/cli", "--log-stream-name", "one", "--log-events", event)
     found = aws("logs", "filter-log-events", "--log-group-name", "/cli", "--output", "text")
     assert "a line of its own" in found
+    read = aws("logs", "get-log-events", "--log-group-name", "/cli", "--log-stream-name", "one", "--output", "text")
+    assert "a line of its own" in read
