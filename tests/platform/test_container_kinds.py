@@ -13,13 +13,16 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+import xgboost
 
+from mme import packages
 from mme.platform import launch
 from mme.platform.config import MARK
 from mme.platform.containers import KINDS, Container, ContainerSpec, ContainerStartFailed, kind_named
 from mme.platform.containers.kinds import docker_image
 from mme.platform.errors import ModelError
-from mme.settings import Settings
+from mme.settings import ROOT, Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -253,6 +256,25 @@ async def test_a_container_that_was_killed_is_replaced(meeting: Path, rig: Any, 
         async with asyncio.timeout(30):
             second = (await rig.ask_until_answered("a.tar.gz"))["pid"]
         assert second != first
+
+
+async def test_models_without_code_lie_behind_an_endpoint_beside_others(rig: Any, tmp_path: Path) -> None:
+    rig.kind = KINDS["embedded"]
+    trees = xgboost.train({"nthread": 1}, xgboost.DMatrix([[0.0], [1.0]], label=[0.0, 1.0]), 20)
+    scripts = {"xgboost": "model.ubj", "torchscript": "model.pt"}
+    for name, file in scripts.items():
+        folder = packages.prepare(tmp_path / name, ROOT / "serving_scripts" / name)
+        if name == "xgboost":
+            trees.save_model(folder / file)
+        else:
+            torch.jit.script(torch.nn.Identity()).save(str(folder / file))
+        packages.build(folder, tmp_path / f"{name}.tar.gz")
+        rig.put_bytes(f"{name}.tar.gz", (tmp_path / f"{name}.tar.gz").read_bytes())
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    async with rig.up():
+        answers = [(await rig.invoke(f"{name}.tar.gz", b"[[0], [1]]", **headers)).body for name in scripts]
+    assert json.loads(answers[0])["predictions"] == pytest.approx([0, 1], abs=0.05)
+    assert json.loads(answers[1]) == {"predictions": [[0.0], [1.0]]}
 
 
 @pytest.mark.parametrize(

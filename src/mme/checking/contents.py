@@ -17,8 +17,8 @@ from mme.checking.containers import Container
 from mme.checking.report import Finding
 from mme.packages import Manifest
 from mme.packages.layout import EXAMPLES, HANDLER, MANIFEST, PROPERTIES, REQUIREMENTS, imports
-from mme.server import properties
-from mme.server.errors import ServerError
+from mme.server import engines, properties
+from mme.server.errors import ModelNotFound, ServerError
 
 # Set to true by who accepts that a model is loaded by other versions than it was trained with.
 MISMATCH = "option.allow_version_mismatch"
@@ -37,13 +37,18 @@ def layout(folder: Path, container: Container) -> Iterator[Finding]:
             f'build from the folder itself: packages.build(Path(".../{inner}"), archive), or tar -C {inner} .',
         )
         return
+    engine, faults = _engine(folder, container)
+    yield from faults
+    if faults or engine not in ("Python", None):
+        return
     entry, function = _entry_point(folder)
     if entry.startswith("djl_python."):
+        yield from _built_in(entry, folder, container)
         return
     path = folder / entry
     if not path.is_file():
         if entry == HANDLER and any(PICKLES.fullmatch(item.name) for item in visible) and not _names_entry(folder):
-            if container.has_sklearn_handler:
+            if container.serves_without_code:
                 return
             yield Finding(
                 "error",
@@ -89,6 +94,43 @@ def layout(folder: Path, container: Container) -> Iterator[Finding]:
             f"{entry} has no function {function}",
             f"define {function}(inputs), or name another one by option.handler in {PROPERTIES}",
         )
+
+
+def _engine(folder: Path, container: Container) -> tuple[str | None, list[Finding]]:
+    """The engine that DJL Serving takes for the folder, None if it finds none, and what is wrong with it."""
+    values = settings_of(folder)
+    options = {key.removeprefix("option."): value for key, value in values.items() if key.startswith("option.")}
+    try:
+        engine = engines.engine_of(folder, options, values.get("engine"))
+    except ModelNotFound:
+        return None, []  # told by what is missing
+    except ServerError as error:
+        return None, [
+            Finding(
+                "error",
+                f"the CPU containers can't serve it: {error}",
+                "export it as model.onnx or TorchScript (docs/other-models.md), or serve it by a model.py",
+            )
+        ]
+    if engine != "Python" and not container.serves_without_code:
+        what = f"{engine} answers neither JSON nor CSV in the container {container.tag}, only arrays (npz, NDList)"
+        return engine, [Finding("error", what, "take the container 0.36.0, or serve the model by a model.py")]
+    return engine, []
+
+
+def _built_in(entry: str, folder: Path, container: Container) -> Iterator[Finding]:
+    """Whether a handler of DJL's own is in the container, and finds one model in the package."""
+    if not container.serves_without_code and entry in ("djl_python.sklearn_handler", "djl_python.xgboost_handler"):
+        yield Finding(
+            "error", f"the container {container.tag} has no {entry}", "add a model.py, or take the container 0.36.0"
+        )
+    elif entry == "djl_python.xgboost_handler":
+        if settings_of(folder).get("option.model_format", "json") == "json" and (folder / MANIFEST).is_file():
+            yield Finding(
+                "error",
+                f"{entry} takes each .json for a model, and {MANIFEST} is one",
+                "save the model as model.ubj and set option.model_format=ubj",
+            )
 
 
 def requirements(folder: Path, container: Container) -> Iterator[Finding]:
