@@ -7,6 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
 TORCH ?= index
+# Once here, instead of in each process that imports torch or scikit-learn first.
+export UV_COMPILE_BYTECODE := 1
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 
 # Asked before anything is installed.
