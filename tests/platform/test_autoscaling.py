@@ -15,6 +15,7 @@ import pytest
 
 from mme.platform.autoscaling import Autoscaler
 from mme.platform.config import ObjectStore, PlatformConfig
+from mme.platform.containers import Launch
 from mme.platform.control import Catalog
 from mme.platform.endpoints import Endpoints
 from mme.platform.errors import UnsupportedOperation
@@ -182,7 +183,7 @@ async def test_a_minimum_above_the_capacity_is_met_at_once(shop: Shop) -> None:
 
 
 async def test_a_change_that_fails_is_an_activity_with_the_reason(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shop.hosting, "_kind", replace(shop.hosting._kind, command=lambda spec: ["false"]))
+    monkeypatch.setattr(shop.hosting, "_kind", replace(shop.hosting._kind, launch=lambda spec: Launch(["false"])))
     shop.aws.register_scalable_target(**TARGET, MinCapacity=2, MaxCapacity=3)
     activity = await shop.activity("Failed")
     assert activity["StatusMessage"].startswith(

@@ -80,7 +80,10 @@ async def test_a_service_that_is_closed_stays_ended(make: Make) -> None:
     assert not process.is_running()
 
 
-async def test_a_service_that_is_deaf_to_the_request_to_end_is_killed(make: Make) -> None:
+async def test_a_service_that_is_deaf_to_the_request_to_end_is_killed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backing, "_GRACE_S", 0.2)
     service = make(lambda port: [sys.executable, "-S", "-c", DEAF, str(port)])
     await service.start()
     await service.up()

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60  # moto's imports took half a second alone; on a machine at work they may take many
 _POLL_S = 0.01
+_GRACE_S = 2.0  # between the request to end and the end
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0  # before a process that ended is started again
 
 # moto's own command line, with the line that its server writes for each request left out of the log.
@@ -96,7 +97,7 @@ class Service:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             try:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(_GRACE_S):
                     await self._process.wait()
             except TimeoutError:
                 self._process.kill()
