@@ -24,7 +24,10 @@ from typing import Any
 import boto3
 import botocore.session
 import pytest
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from mme.platform import launch
 from mme.platform.config import ObjectStore, PlatformConfig
@@ -303,3 +306,18 @@ def connect() -> Iterator[Callable[[Running], Clients]]:
     """For a platform of a test's own: its clients by service."""
     with contextlib.ExitStack() as stack:
         yield lambda there: clients_of(there, stack)
+
+
+def signed(
+    there: Running, service: str, method: str, target: str, headers: dict[str, str], body: bytes = b"", **keys: str
+) -> dict[str, str]:
+    """The headers that make a request to a platform one that botocore signed, with the home's keys or with `keys`."""
+    credentials = Credentials(**({"access_key": there.access_key, "secret_key": there.secret_key} | keys))
+    request = AWSRequest(method, there.url + target, dict(headers), body)
+    (S3SigV4Auth if service == "s3" else SigV4Auth)(credentials, service, there.region).add_auth(request)
+    return dict(request.headers.items())
+
+
+@pytest.fixture(scope="session")
+def sign() -> Callable[..., dict[str, str]]:
+    return signed

@@ -1,8 +1,8 @@
 """Decides who calls, and whether IAM lets them: the caller behind an access key, their policies as moto's IAM has them.
 
 With MME_IAM=enforce each sagemaker:* operation and each invocation is checked. The home's own keys are the account's
-root, which may do all. It is a rehearsal of policies, not a wall: all is on loopback, signatures aren't verified, and
-an assumed role's session doesn't expire.
+root, which may do all. It is a rehearsal of policies, not a wall: who may read the home has its keys, S3 and all but
+SageMaker are open to every key, and an assumed role's session doesn't expire.
 """
 
 from __future__ import annotations

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from urllib.parse import unquote
 
+from botocore.model import Shape
+
 from mme.platform import protocols, validation
-from mme.platform.errors import AccessDenied, UnknownOperation, UnsupportedOperation, ValidationException
+from mme.platform.errors import UnknownOperation, UnsupportedOperation
 from mme.platform.messages import Request
 
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/]+/([^/,\s]+)/aws4_request")
 _INVOCATION = re.compile(r"/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)")
-_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 _RUNTIME_OPERATIONS = {
     "invocations": "InvokeEndpoint",
     "invocations-response-stream": "InvokeEndpointWithResponseStream",
@@ -30,26 +32,23 @@ _UNSUPPORTED_HEADERS = {
 }
 
 
-def refuse_other_hosts(request: Request) -> None:
-    """A page in a browser can make its own name point to this machine, but can't make the browser send another one."""
-    host = request.headers.get("host", "")
-    if not _LOOPBACK.fullmatch(host):
-        raise AccessDenied(f"the local platform does not answer for the host {host!r}; call it as 127.0.0.1")
-    if not request.path.startswith("/"):
-        raise UnknownOperation(f"there is nothing at {request.path!r}")
-
-
 def service_of(request: Request) -> str:
-    """The service of the credential scope. A request without one is S3's: signed in its URL, or not at all."""
+    """The service of the credential scope, in the headers or in the address.
+
+    Without one it is guessed, so that the refusal is in the right protocol: S3 is what is left.
+    """
     found = _SCOPE.search(request.headers.get("authorization", ""))
     if found is not None:
         return found[1]
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        return "sts"  # AssumeRoleWithWebIdentity and its kin are not signed
     for part in unquote(request.query).split("&"):
-        if part.startswith("X-Amz-Credential="):
-            return part.split("/")[-2] if part.count("/") >= 4 else "s3"
-    return "s3"
+        if part.startswith("X-Amz-Credential=") and part.count("/") >= 4:
+            return part.split("/")[-2]
+    if request.headers.get("x-amz-target", "").startswith("SageMaker."):
+        return "sagemaker"
+    if request.method == "POST" and _INVOCATION.fullmatch(request.path):
+        return "sagemaker"
+    is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    return "sts" if is_form and request.path == "/" else "s3"
 
 
 def protocol_of(service: str, request: Request) -> protocols.Protocol:
@@ -80,15 +79,24 @@ def invocation(request: Request) -> tuple[str, str]:
 
 def _validate_invocation(operation: str, endpoint_name: str, headers: Mapping[str, str]) -> None:
     """Check what comes in the path and in headers against the operation's shape; the body's length is checked apart."""
+    name_shape, by_header = _invocation_shapes(operation)
+    faults = [*validation.faults(name_shape, endpoint_name, "EndpointName")]
+    for header, member, shape in by_header:
+        if header in headers:
+            faults += validation.faults(shape, headers[header], member)
+    if faults:
+        raise protocols.of_the_runtime(validation.refusal(faults))
+
+
+@cache
+def _invocation_shapes(operation: str) -> tuple[Shape, tuple[tuple[str, str, Shape], ...]]:
+    """The shapes of an endpoint's name and of what comes in headers: header, member, shape."""
     model = validation.operation("sagemaker-runtime", operation)
     assert model is not None
-    given = {"EndpointName": endpoint_name, "Body": ""}
-    for name, shape in model.input_shape.members.items():
-        if shape.serialization.get("location") == "header":
-            value = headers.get(shape.serialization["name"].lower())
-            if value is not None:
-                given[name] = value
-    try:
-        validation.check(model.input_shape, given)
-    except ValidationException as error:
-        raise protocols.of_the_runtime(error) from error
+    members = model.input_shape.members
+    by_header = (
+        (shape.serialization["name"].lower(), member, shape)
+        for member, shape in members.items()
+        if shape.serialization.get("location") == "header"
+    )
+    return members["EndpointName"], tuple(by_header)

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from mme.platform import gateway, proxy
+from mme.platform.admission import Admission
 from mme.platform.autoscaling import Autoscaler
 from mme.platform.backing import Service
 from mme.platform.config import RUNNING_FILE, ObjectStore, PlatformConfig
@@ -22,6 +23,7 @@ from mme.platform.endpoints import Endpoints
 from mme.platform.front import Front
 from mme.platform.hosting import Hosting
 from mme.platform.journal import Journal
+from mme.platform.keyring import Keyring
 from mme.platform.objects import Objects
 from mme.platform.resources import Resources
 from mme.platform.runtime import Runtime
@@ -36,8 +38,8 @@ _GRACE_S = 3  # for calls under way when the process is asked to end
 class Platform:
     """Everything of one home, in this process.
 
-    Its environment says what is seldom changed: `MME_IAM` (`enforce` checks policies), `MME_METRICS_PERIOD_S` and
-    `MME_AUTOSCALING_PERIOD_S` (60).
+    Its environment says what is seldom changed: `MME_IAM` (`enforce` checks policies), `MME_SIGV4` (`off` takes
+    any signature), `MME_METRICS_PERIOD_S` and `MME_AUTOSCALING_PERIOD_S` (60).
     """
 
     def __init__(
@@ -73,6 +75,10 @@ class Platform:
         self._operations = {**catalog.operations, **self._endpoints.operations}
         self._scaler = Autoscaler(self._config, self._store, self._operations, self._invocations, self._forget_target)
         self._access = None
+        sigv4 = os.environ.get("MME_SIGV4", "")
+        if sigv4 not in ("", "off"):
+            raise ValueError(f"MME_SIGV4={sigv4} means nothing; use off, or leave it unset to check signatures")
+        self._is_checked = not sigv4
         iam = os.environ.get("MME_IAM", "")
         if iam not in ("", "enforce"):
             raise ValueError(f"MME_IAM={iam} means nothing; use enforce, or leave it unset to check no policies")
@@ -124,6 +130,7 @@ class Platform:
             self._store,
             operations=self._operations,
             runtime=Runtime(self._hosting),
+            admission=Admission(self._store, Keyring(self._store, self._aws, session), is_checked=self._is_checked),
             objects=self._objects,
             kept_objects=Objects(session, self._store, self._state),
             aws=self._aws,

@@ -11,7 +11,6 @@ AwsError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 
 class AwsError(Exception):
@@ -20,8 +19,8 @@ class AwsError(Exception):
     `members` are further members of the error's body, such as OriginalStatusCode of a ModelError.
     """
 
-    code: ClassVar[str]
-    status: ClassVar[int] = 400
+    code: str
+    status: int = 400
 
     def __init__(self, message: str, members: Mapping[str, object] | None = None) -> None:
         super().__init__(message)

@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl
 import aiohttp
 
 import mme.platform.journal as journals
-from mme.platform import arrivals, copies, protocols, proxy, s3, signing, validation
+from mme.platform import arrivals, copies, protocols, proxy, s3, validation
+from mme.platform.admission import Admission, refuse_pages
 from mme.platform.autoscaling import Autoscaler
 from mme.platform.backing import BackingFailed, Service
 from mme.platform.config import ObjectStore, PlatformConfig
@@ -32,11 +33,12 @@ from mme.platform.errors import (
     UnsupportedOperation,
     ValidationException,
 )
-from mme.platform.messages import BodyTooLarge, ClientGone, Reply, Request
+from mme.platform.messages import BodyMismatch, BodyTooLarge, ClientGone, Reply, Request
 from mme.platform.objects import Objects
 from mme.platform.resources import Operation
 from mme.platform.runtime import InvokeAnswer, StreamAnswer
 from mme.platform.scalable_targets import refuse_policy
+from mme.platform.signatures import NotAuthentic
 from mme.platform.statistics import refuse_others
 
 if TYPE_CHECKING:
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INVOKE_LIMIT_BYTES = 6_291_456  # botocore's shape BodyBlob of sagemaker-runtime
-CONTROL_LIMIT_BYTES = 4 << 20  # no request of the control plane comes near it
-CONFIGURATION_LIMIT_BYTES = 4 << 20  # a call to moto that may be kept; PutLogEvents, the largest, has 1 MB
+CONTROL_LIMIT_BYTES = 4 << 20  # any other; PutLogEvents, the largest, has 1 MB
+_OTHER_CONTENT = "The provided 'x-amz-content-sha256' header does not match what was computed."
 # Services that an account has and a machine hasn't, with the reason: moto would answer for them as if they were empty.
 _REFUSED = {"servicequotas": "there are no quotas", "ecr": "no image is pulled: the model server is on this machine"}
 
@@ -73,6 +75,7 @@ class Gateway:
         *,
         operations: Mapping[str, Operation],
         runtime: Invoker,
+        admission: Admission,
         objects: Service,
         kept_objects: Objects,
         aws: Service,
@@ -86,6 +89,7 @@ class Gateway:
         self._store = store
         self._operations = operations
         self._runtime = runtime
+        self._admission = admission
         self._objects = objects
         self._kept_objects = kept_objects
         self._aws = aws
@@ -101,49 +105,59 @@ class Gateway:
         request_id = new_id()
         protocol: protocols.Protocol = "rest-json"
         try:
-            arrivals.refuse_other_hosts(request)
+            refuse_pages(request)
             service = arrivals.service_of(request)
             protocol = arrivals.protocol_of(service, request)
-            await self._route(service, request, request_id, reply)
+            await self._route(service, protocol, request, request_id, reply)
             return
         except ClientGone:
             return
         except AwsError as error:
             failed = error
+        except BodyMismatch:
+            failed = NotAuthentic("content", protocol, _OTHER_CONTENT)
         except (proxy.UpstreamGone, BackingFailed) as error:
-            failed = ServiceUnavailable(f"the service behind the gateway does not answer: {error}")
-        except Exception as error:
+            log.warning("request %s: %s %r: %s", request_id, request.method, request.path, error)
+            failed = ServiceUnavailable("the service behind the gateway does not answer; try again later")
+        except Exception:
             if reply.has_begun:
                 raise  # the connection breaks, as it did behind us
             log.exception("request %s: %s %r", request_id, request.method, request.path)
-            failed = InternalFailure(f"the platform failed: {error!r}; its log has the details")
+            failed = InternalFailure(f"the platform failed; its log says why under the request {request_id}")
         reply.whole(*protocols.failure(failed, protocol, request_id))
 
-    async def _route(self, service: str, request: Request, request_id: str, reply: Reply) -> None:
+    async def _route(
+        self, service: str, protocol: protocols.Protocol, request: Request, request_id: str, reply: Reply
+    ) -> None:
         if request.path == "/_mme/ping" and request.method == "GET":
             reply.whole(200, protocols.headers("text/plain", b"", request_id), b"")
         elif request.path == "/_mme/status" and request.method == "GET":
             body = json.dumps(await self._status()).encode()
             reply.whole(200, protocols.headers("application/json", body, request_id), body)
-        elif service == "sagemaker" and "x-amz-target" in request.headers:
-            reply.whole(*protocols.answer(await self._control(request), request_id))
-        elif service == "sagemaker":
-            await self._invoke(request, request_id, reply)
         elif service == "s3":
-            await self._s3(request, reply)
-        elif service == "application-autoscaling" and self._scaler is not None:
-            await self._autoscaling(self._scaler, request, request_id, reply)
+            await self._s3(await self._admission.admit_to_s3(request), reply)
+        elif protocol == "rest-json":
+            body = await _body_of_invocation(request)
+            await self._admission.admit(service, protocol, request, body)
+            await self._invoke(request, body, request_id, reply)
         else:
-            await self._others(service, request, reply)
+            body = await _whole_body(request, CONTROL_LIMIT_BYTES)
+            await self._admission.admit(service, protocol, request, body)
+            if service == "sagemaker":
+                reply.whole(*protocols.answer(await self._control(request, body), request_id))
+            elif service == "application-autoscaling" and self._scaler is not None:
+                await self._autoscaling(self._scaler, request, body, request_id, reply)
+            else:
+                await self._others(service, request, body, reply)
 
-    async def _control(self, request: Request) -> dict[str, Any]:
+    async def _control(self, request: Request, body: bytes) -> dict[str, Any]:
         prefix, _, name = request.headers["x-amz-target"].partition(".")
         model = validation.operation("sagemaker", name) if prefix == "SageMaker" else None
         if model is None:
             raise UnknownOperation(f"SageMaker has no operation {request.headers['x-amz-target']!r}")
         if name not in self._operations:
             raise UnsupportedOperation(f"{name} is not supported by the local platform; use AWS for it")
-        parameters = _parsed(name, await _whole_body(request, CONTROL_LIMIT_BYTES))
+        parameters = _parsed(name, body)
         validation.check(model.input_shape, parameters)
         if self._access is not None:
             from mme.platform.access import calls_of
@@ -151,14 +165,8 @@ class Gateway:
             await self._access.check(request.headers, calls_of(name, parameters, self._config))
         return await self._operations[name]({key: value for key, value in parameters.items() if value is not None})
 
-    async def _invoke(self, request: Request, request_id: str, reply: Reply) -> None:
+    async def _invoke(self, request: Request, body: bytes, request_id: str, reply: Reply) -> None:
         operation, endpoint_name = arrivals.invocation(request)
-        try:
-            body = await request.body.whole(INVOKE_LIMIT_BYTES)
-        except BodyTooLarge:
-            constraint = f"Member must have length less than or equal to {INVOKE_LIMIT_BYTES}"
-            fault = f"1 validation error detected: Value at 'body' failed to satisfy constraint: {constraint}"
-            raise protocols.of_the_runtime(ValidationException(fault)) from None
         if self._access is not None:
             from mme.platform.access import call_of_invocation
 
@@ -187,21 +195,19 @@ class Gateway:
         place = s3.place(one)
         if place == "objects":
             await self._objects.up()
-            if signing.is_presigned(request):
-                request = signing.signed_anew(request, self._store)
             await self._kept_objects.answer(request, reply)
         elif place == "copy of a part":
             await self._objects.up()
             copied = await copies.copy_part(self._session, self._store, request)
             reply.whole(copied.status, copied.headers, copied.body)
         elif place == "bucket":
-            await self._kept("s3", request, await _whole_body(request, CONFIGURATION_LIMIT_BYTES), reply)
+            await self._kept("s3", request, await _whole_body(request, CONTROL_LIMIT_BYTES), reply)
         else:
             await self._bucket(request, reply)
 
     async def _bucket(self, request: Request, reply: Reply) -> None:
         """Create or delete a bucket in both places: by moto's rules, and only while it is empty of objects."""
-        body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
+        body = await _whole_body(request, CONTROL_LIMIT_BYTES)
         first, second = (self._aws, self._objects) if request.method == "PUT" else (self._objects, self._aws)
         await asyncio.gather(first.up(), second.up())
         shown = await proxy.exchange(self._session, first.url, request, body)
@@ -215,22 +221,18 @@ class Gateway:
                 self._kept_objects.forget_bucket(s3.call(request.method, request.path, "", {}).bucket)
         reply.whole(shown.status, shown.headers, shown.body)
 
-    async def _others(self, service: str, request: Request, reply: Reply) -> None:
+    async def _others(self, service: str, request: Request, body: bytes, reply: Reply) -> None:
         """What moto answers. What configures something is kept, so that it can be repeated when moto starts anew."""
         if service in _REFUSED:
             raise UnsupportedOperation(f"the local platform does not play {service}: {_REFUSED[service]}")
-        if service in ("iam", "application-autoscaling", "logs", "monitoring", "sts"):
-            body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
-            if service == "monitoring":
-                refuse_others(*journals.action_of(request.path, request.headers, body))
-            await self._kept(service, request, body, reply)
-            return
-        await self._aws.up()
-        await proxy.stream(self._session, self._aws.url, request, reply)
+        if service == "monitoring":
+            refuse_others(*journals.action_of(request.path, request.headers, body))
+        await self._kept(service, request, body, reply)
 
-    async def _autoscaling(self, scaler: Autoscaler, request: Request, request_id: str, reply: Reply) -> None:
+    async def _autoscaling(
+        self, scaler: Autoscaler, request: Request, body: bytes, request_id: str, reply: Reply
+    ) -> None:
         """Application Auto Scaling: moto keeps what is registered, what comes of it is ours."""
-        body = await _whole_body(request, CONFIGURATION_LIMIT_BYTES)
         name = request.headers.get("x-amz-target", "").rpartition(".")[2]
         model = validation.operation("application-autoscaling", name)
         if model is None:
@@ -256,6 +258,8 @@ class Gateway:
             answer = await proxy.exchange(self._session, self._aws.url, request, body)
         if answer.status < 300:
             self._record(service, seed, request, body)
+            if service in ("iam", "sts"):
+                self._admission.keyring.learn(body, answer.body)
         reply.whole(answer.status, answer.headers, answer.body)
 
     def _record(self, service: str, seed: str, request: Request, body: bytes) -> None:
@@ -276,6 +280,15 @@ async def _whole_body(request: Request, limit_bytes: int) -> bytes:
         return await request.body.whole(limit_bytes)
     except BodyTooLarge:
         raise SerializationException(f"the request has more than {limit_bytes} bytes") from None
+
+
+async def _body_of_invocation(request: Request) -> bytes:
+    try:
+        return await request.body.whole(INVOKE_LIMIT_BYTES)
+    except BodyTooLarge:
+        constraint = f"Member must have length less than or equal to {INVOKE_LIMIT_BYTES}"
+        fault = f"1 validation error detected: Value at 'body' failed to satisfy constraint: {constraint}"
+        raise protocols.of_the_runtime(ValidationException(fault)) from None
 
 
 def _answered(headers: Mapping[str, str], request_id: str) -> protocols.Headers:

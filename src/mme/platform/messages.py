@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 Headers = Iterable[tuple[str, str]]
 
@@ -23,6 +24,10 @@ class ClientGone(Exception):
 
 class BodyTooLarge(Exception):
     pass
+
+
+class BodyMismatch(Exception):
+    """The body that came isn't the one whose digest was signed."""
 
 
 class Wire(Protocol):
@@ -54,16 +59,9 @@ class Body:
     """The body of a request, read once. What is left of it when the request is answered is read and dropped."""
 
     __slots__ = (
-        "length",
-        "expects_continue",
-        "has_begun",
-        "has_ended",
-        "is_broken",
-        "_wire",
-        "_pieces",
-        "_held",
-        "_more",
-    )
+        "length", "expects_continue", "has_begun", "has_ended", "is_broken", "_wire", "_pieces", "_held", "_more",
+        "_digest", "_wanted",
+    )  # fmt: skip
 
     def __init__(self, wire: Wire, length: int | None, *, expects_continue: bool) -> None:
         self.length = length
@@ -77,9 +75,15 @@ class Body:
         self._pieces: deque[bytes] = deque()
         self._held = 0
         self._more: asyncio.Future[None] | None = None
+        self._digest: Any = None
+        self._wanted = ""
+
+    def must_have(self, sha256: str) -> None:
+        """Have reading it raise BodyMismatch, before the last of it is handed out, if its digest is another one."""
+        self._digest, self._wanted = hashlib.sha256(), sha256
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises ClientGone when it ends early."""
+        """The body as it comes. Raises ClientGone when it ends early, BodyMismatch as `must_have` says."""
         while True:
             while self._pieces:
                 piece = self._pieces.popleft()
@@ -87,10 +91,14 @@ class Body:
                 self._held -= len(piece)
                 if was_full:
                     self._wire.flow()
+                if self._digest is not None:
+                    self._digest.update(piece)
+                    self._check_digest()
                 yield piece
             if self.is_broken:
                 raise ClientGone
             if self.has_ended:
+                self._check_digest()
                 return
             if self.expects_continue:
                 self.expects_continue = False
@@ -98,6 +106,11 @@ class Body:
                     self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._more = asyncio.get_running_loop().create_future()
             await self._more
+
+    def _check_digest(self) -> None:
+        is_all = self.has_ended and not self._pieces and not self.is_broken
+        if self._digest is not None and is_all and self._digest.hexdigest() != self._wanted:
+            raise BodyMismatch
 
     async def whole(self, limit_bytes: int) -> bytes:
         """All of it; raises BodyTooLarge before more than the limit is kept."""

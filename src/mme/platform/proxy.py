@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from mme.platform.messages import ClientGone, Reply, Request
+from mme.platform.messages import BodyMismatch, ClientGone, Reply, Request
 
 # Of one connection only (RFC 9110, 7.6.1); 100-continue was answered here when the body was first read.
 _HOP_BY_HOP = frozenset(
@@ -63,8 +63,9 @@ async def stream(
     try:
         answer = await _request(session, url, request, data)
     except (aiohttp.ClientError, TimeoutError) as error:
-        if isinstance(error.__cause__, ClientGone) or isinstance(error.__context__, ClientGone):
-            raise ClientGone from error
+        for reason in (error.__cause__, error.__context__):
+            if isinstance(reason, ClientGone | BodyMismatch):
+                raise reason from error
         raise UpstreamGone(str(error)) from error
     async with answer:
         status, headers = shown(answer)
@@ -94,6 +95,13 @@ async def _request(session: aiohttp.ClientSession, url: str, request: Request, d
 
 
 def passed_back(answer: aiohttp.ClientResponse) -> list[tuple[str, str]]:
-    """The headers, with lower-case names; so are the keys of an object's metadata, as on AWS."""
+    """The headers, with lower-case names; so are the keys of an object's metadata, as on AWS.
+
+    moto would let every page of a browser read its answers: nothing that says so is passed back.
+    """
     named = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in answer.raw_headers)
-    return [(name, value) for name, value in named if name not in _NOT_PASSED_BACK]
+    return [
+        (name, value)
+        for name, value in named
+        if name not in _NOT_PASSED_BACK and not name.startswith("access-control-")
+    ]

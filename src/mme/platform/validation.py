@@ -7,9 +7,10 @@ and maxima, patterns and enumerations besides; the wording is AWS's (aws/amazon-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel, Shape
@@ -45,20 +46,25 @@ def operation(service_name: str, name: str) -> OperationModel | None:
     return model.operation_model(name) if name in model.operation_names else None
 
 
-def check(shape: Shape, value: Any, path: str = "") -> None:
+def check(shape: Shape, value: Any) -> None:
     """Raise ValidationException naming the faults of `value`, which came as JSON, against `shape`.
 
     Raises SerializationException for a value of another type than the shape's. Members that the shape does not have
     are ignored, as AWS ignores them.
     """
-    faults: list[str] = []
-    for fault in _faults(shape, value, path):
-        faults.append(fault)
-        if len(faults) == _MAX_FAULTS:
-            break
-    if faults:
-        noun = "error" if len(faults) == 1 else "errors"
-        raise ValidationException(f"{len(faults)} validation {noun} detected: {'; '.join(faults)}")
+    found = faults(shape, value)
+    if found:
+        raise refusal(found)
+
+
+def faults(shape: Shape, value: Any, member: str = "") -> list[str]:
+    """The first faults of a value in AWS's words, an empty list for a sound one. Raises SerializationException."""
+    return list(islice(_faults(shape, value, _join("", member)), _MAX_FAULTS))
+
+
+def refusal(found: Sequence[str]) -> ValidationException:
+    noun = "error" if len(found) == 1 else "errors"
+    return ValidationException(f"{len(found)} validation {noun} detected: {'; '.join(found)}")
 
 
 def _faults(shape: Shape, value: Any, path: str) -> Iterator[str]:
@@ -89,19 +95,33 @@ def _faults(shape: Shape, value: Any, path: str) -> Iterator[str]:
                 yield _fault(value, path, f"Member must have value {words} than or equal to {limit}")
 
 
+class _Limits(NamedTuple):
+    """What a shape's metadata, which botocore puts together anew each time, says of a value's length and form."""
+
+    lengths: tuple[tuple[str, int], ...]
+    enum: tuple[str, ...]
+    pattern: str | None
+
+
+@cache
+def _limits(shape: Shape) -> _Limits:
+    lengths = tuple((bound, shape.metadata[bound]) for bound in ("min", "max") if bound in shape.metadata)
+    return _Limits(lengths, tuple(getattr(shape, "enum", ())), shape.metadata.get("pattern"))
+
+
 def _string_faults(shape: Shape, value: str, path: str) -> Iterator[str]:
     yield from _size_faults(shape, value, path)
-    if shape.enum and value not in shape.enum:
-        yield _fault(value, path, f"Member must satisfy enum value set: [{', '.join(shape.enum)}]")
-    pattern = shape.metadata.get("pattern")
+    _, enum, pattern = _limits(shape)
+    if enum and value not in enum:
+        yield _fault(value, path, f"Member must satisfy enum value set: [{', '.join(enum)}]")
     if pattern is not None and not _compiled(pattern).fullmatch(value):
         yield _fault(value, path, f"Member must satisfy regular expression pattern: {pattern}")
 
 
 def _size_faults(shape: Shape, value: Any, path: str) -> Iterator[str]:
-    for bound, words in (("min", "greater"), ("max", "less")):
-        limit = shape.metadata.get(bound)
-        if limit is not None and (len(value) < limit if bound == "min" else len(value) > limit):
+    for bound, limit in _limits(shape).lengths:
+        if len(value) < limit if bound == "min" else len(value) > limit:
+            words = "greater" if bound == "min" else "less"
             yield _fault(value, path, f"Member must have length {words} than or equal to {limit}")
 
 

@@ -1,0 +1,73 @@
+"""Decides who is let in: programs on this machine, not pages in its browsers, that sign with a key known here.
+
+`MME_SIGV4=off` takes any signature, and none, for good.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs
+
+from mme.platform import protocols, signing
+from mme.platform.config import ObjectStore
+from mme.platform.errors import AccessDenied
+from mme.platform.keyring import Keyring
+from mme.platform.messages import Request
+from mme.platform.signatures import Signatures, claim_of
+
+_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
+_ORIGIN = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_UNSIGNED = ("AssumeRoleWithWebIdentity", "AssumeRoleWithSAML")  # of STS: what they are called with proves who calls
+
+
+def refuse_pages(request: Request) -> None:
+    """Raise AccessDenied for what a page in a browser sends.
+
+    One can make its own name point to this machine, but can't make the browser send another Host; and browsers say
+    where a form or a script comes from: in Origin, or in Sec-Fetch-Site where there is none.
+    """
+    headers = request.headers
+    if not _HOST.fullmatch(headers["host"]):
+        raise AccessDenied(f"the local platform does not answer for the host {headers['host']!r}; call it as 127.0.0.1")
+    if "origin" in headers and not _ORIGIN.fullmatch(headers["origin"]):
+        raise AccessDenied(f"the local platform does not answer to pages of {headers['origin']!r}")
+    if headers.get("sec-fetch-site") == "cross-site":
+        raise AccessDenied("the local platform does not answer to pages of other sites")
+
+
+class Admission:
+    """Makes sure that a request comes from somebody with a key. Belongs to one event loop."""
+
+    def __init__(self, store: ObjectStore, keyring: Keyring, *, is_checked: bool) -> None:
+        self._store = store
+        self.keyring = keyring
+        self._signatures = Signatures(keyring)
+        self._is_checked = is_checked
+
+    async def admit(self, service: str, protocol: protocols.Protocol, request: Request, body: bytes) -> None:
+        """Return if the request may pass; its whole body is `body`. Raises NotAuthentic."""
+        if not self._is_checked:
+            return
+        if service == "sts" and "authorization" not in request.headers:
+            if parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0] in _UNSIGNED:
+                return
+        await self._signatures.check(claim_of(request, protocol), request, protocol, body)
+
+    async def admit_to_s3(self, request: Request) -> Request:
+        """The request as the store of objects takes it, which knows one key and one way to sign.
+
+        Raises NotAuthentic. A body other than the one whose digest was signed is found when it is read: BodyMismatch.
+        """
+        if signing.is_old(request):
+            if self._is_checked:
+                await signing.check_old(request, self.keyring)
+            return signing.signed_anew(request, self._store)
+        if not self._is_checked:
+            return signing.signed_anew(request, self._store)
+        claim = claim_of(request, "rest-xml")
+        await self._signatures.check(claim, request, "rest-xml", None)
+        digest = request.headers.get("x-amz-content-sha256", "")
+        if _DIGEST.fullmatch(digest):
+            request.body.must_have(digest)
+        return request if claim.access_key == self._store.access_key else signing.signed_anew(request, self._store)
