@@ -35,7 +35,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-# What must be in the environment before the libraries are imported, so that importing them starts no thread.
+# What must be in the environment before the libraries are imported, so that neither importing them nor loading a
+# model starts a thread.
 # The fork of a process with threads can hang: a lock that another thread holds is held for ever in the child.
 SINGLE_THREADED = {
     "OMP_NUM_THREADS": "1",
@@ -43,6 +44,7 @@ SINGLE_THREADED = {
     "MKL_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "TOKENIZERS_PARALLELISM": "false",
+    "HF_DEACTIVATE_ASYNC_LOAD": "1",  # transformers 5: a pool of threads that outlives the load
 }
 
 _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h

@@ -21,6 +21,12 @@ _RECEIVE_BYTES = 1 << 16
 Child = tuple[int, asyncio.Future[int]]  # its pid, and its exit code to come
 
 
+def packed(message: dict[str, Any]) -> tuple[bytes, bytes]:
+    """A message as `forkserver.receive` reads it: its length and itself."""
+    data = json.dumps(message).encode()
+    return _LENGTH.pack(len(data)), data
+
+
 class ForkRefused(Exception):
     """The fork server can't fork; the text says why."""
 
@@ -93,11 +99,10 @@ class ForkServer:
         self._gone()
 
     async def _send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
-        data = json.dumps(message).encode()
+        head, data = packed(message)
         async with self._sending:
             if self._control.fileno() < 0:
                 raise BrokenPipeError(f"fork server {self.pid} has gone")
-            head = _LENGTH.pack(len(data))
             if fds:
                 await self._send_with(head, fds)
             else:

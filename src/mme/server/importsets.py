@@ -11,12 +11,14 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from mme import packages
 
 _MAX_FILES = 200  # of a package are read for their imports; what more there is shows in what the worker imports
 _MAX_FILE_BYTES = 1 << 20
+_MAX_SOURCES = 64  # are remembered with what they import
 _MAX_SETS = 64  # are remembered, the last used
 
 
@@ -51,7 +53,7 @@ def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
     for path in sorted(found)[:_MAX_FILES]:
         own.add(path.relative_to(folder).parts[0].removesuffix(".py"))
         if path.stat().st_size <= _MAX_FILE_BYTES:
-            names.update(_imported(path))
+            names.update(_imported_by(path.read_bytes()))
     if any(folder.glob("*.skops")):
         names.add("skops.io")  # which brings so much along that models in other formats have a branch without it
     if not entry_point.endswith(".py"):
@@ -60,16 +62,19 @@ def key_of(folder: Path, entry_point: str, env: Mapping[str, str]) -> Key:
     return Key(frozenset(name for name in names if name.partition(".")[0] not in own), frozenset(env.items()))
 
 
-def _imported(path: Path) -> Iterable[str]:
+@lru_cache(_MAX_SOURCES)  # the same handler comes with many models, and parsing takes longer than forking
+def _imported_by(source: bytes) -> frozenset[str]:
     try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
-        return
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return frozenset()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+            names.add(node.module)
+    return frozenset(names)
 
 
 @dataclass

@@ -1,9 +1,7 @@
 """Decides which process a model's worker is forked from, and which workers aren't forked, and why.
 
-The root holds the standard library and the worker's code. A branch, forked from it, holds what the models of one key
-import (see `importsets`): what their code names, and then what their workers were seen to import. A template, forked
-from a branch, holds one loaded model. A worker is forked from its model's template, from the best branch, or is a plain
-new interpreter.
+A worker is forked from its model's template (a process that has loaded the model, itself forked from a branch), is its
+branch's standby, is forked from the best branch (see `branches`), or is a plain new interpreter.
 """
 
 from __future__ import annotations
@@ -23,15 +21,11 @@ from typing import Any
 
 from mme import forkserver
 
+from .branches import Branches
 from .forks import ForkRefused, ForkServer, ForkServerGone
 from .importsets import ImportSets, Key, key_of
-from .spawner import Spawner
+from .spawner import Forked, Spawner
 
-_BASE = ["djl_python", "mme.server.worker.api", "csv", "uuid", "pickle", "mme.server.worker.rehearsal"]
-_BASE_KEY = Key(frozenset({"djl_python"}), frozenset())  # no model's: `key_of` leaves the API out
-_BRANCH_TIMEOUT_S = 180.0  # importing torch on a busy machine takes a minute
-_MAX_BRANCHES = 8  # each holds its imports in memory; the least recently used goes, its workers stay
-_BUILDS_AT_ONCE = 2
 _TRIES = 3  # to fork from a branch that goes at that moment; another has taken its place
 
 
@@ -92,12 +86,6 @@ class Template:
         self.server.kill()
 
 
-@dataclass(eq=False)
-class _Branch:
-    server: ForkServer
-    modules: list[str]
-
-
 class Nursery:
     """The fork servers of one container. Its methods are for the event loop that it was started in."""
 
@@ -108,27 +96,21 @@ class Nursery:
         self._folder = folder
         self._on_line = on_line
         self._no_fork = forkserver.can_fork() if fork else "forking is off (MME_FORK=off)"
-        self._branches: dict[Key, _Branch] = {}
-        self._building: dict[Key, asyncio.Task[None]] = {}
-        self._unfit: dict[Key, str] = {}
         self._keys: weakref.WeakKeyDictionary[WorkerSpec, Key] = weakref.WeakKeyDictionary()
 
     async def start(self) -> None:
         """Start the root, and begin to warm the branches that were learned before."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._sets = ImportSets.load(self._folder)
-        self._slots = asyncio.Semaphore(_BUILDS_AT_ONCE)
-        self._spawner = Spawner(self._on_line, self._lost)
+        self._spawner = Spawner(self._on_line, lambda server: self._branches.lost(server))
+        self._branches = Branches(self._spawner, self._sets)
         if not self._no_fork:
-            self._build(_BASE_KEY)
-            for key in self._sets.keys()[: _MAX_BRANCHES - 1]:
-                self._build(key)
+            self._branches.start()
 
     async def close(self) -> None:
         """End every process that came from here, and return when they have gone."""
         await self._spawner.close()
-        for branch in self._branches.values():
-            branch.server.close()
+        self._branches.close()
 
     async def worker(self, spec: WorkerSpec, template: Template | None = None) -> WorkerProcess:
         """A new worker of a model: from its template if that can, else from the best branch, else a plain process.
@@ -143,8 +125,12 @@ class Nursery:
         reason = self._no_fork or _own_interpreter(spec)
         for _ in range(0 if reason else _TRIES):
             try:
-                server, is_known = await self._best(spec)
-                return await self._worker(server, spec, "forked", {"role": "worker", "is_known": is_known})
+                branch, is_known = await self._branches.best(await self._key(spec))
+                request = {"role": "worker", "is_known": is_known}
+                standby = self._branches.take_standby(branch)
+                if standby is not None and (worker := await self._awake(standby, spec, request)):
+                    return worker
+                return await self._worker(branch.server, spec, "forked", request)
             except ForkRefused as refusal:
                 reason = str(refusal)
                 if not isinstance(refusal, ForkServerGone):
@@ -161,8 +147,8 @@ class Nursery:
             raise CannotFork(reason)
         request = _request(spec) | {"role": "template", "properties": dict(spec.properties)}
         try:
-            server, _ = await self._best(spec)
-            forked = await self._spawner.fork_server(server, request, spec.model_name)
+            branch, _ = await self._branches.best(await self._key(spec))
+            forked = await self._spawner.fork_server(branch.server, request, spec.model_name)
             await forked.ready(timeout_s)
         except ForkRefused as refusal:
             raise CannotFork(str(refusal)) from refusal
@@ -177,34 +163,20 @@ class Nursery:
             return
         if self._sets.learn(key, modules):
             self._spawner.spawn(asyncio.to_thread(self._sets.save))
-        branch = self._branches.get(key)
-        if not self._is_bare(key) and not (branch and set(modules) <= set(branch.modules)):
-            self._build(key)
+        self._branches.complete(key, modules)
 
     def pids(self) -> list[int]:
         """The processes that the nursery runs for itself: neither workers nor templates."""
-        return [self._spawner.root.pid, *(branch.server.pid for branch in self._branches.values())]
+        return [self._spawner.root.pid, *self._branches.pids()]
 
     def status(self) -> dict[str, Any]:
         """The root, all that was forked from it, the branches, and the keys that can't be forked with the reason."""
-        branches = [
-            {
-                "pid": branch.server.pid,
-                "imports": sorted(key.imports),
-                "env": dict(key.env),
-                "modules": len(branch.modules),
-            }
-            for key, branch in self._branches.items()
-        ]
         return {
             "fork": not self._no_fork,
             "reason": self._no_fork,
             "pid": self._spawner.root.pid,
             "processes": self._spawner.family.pids(),
-            "branches": branches,
-            "building": [sorted(key.imports) for key in self._building],
-            "unfit": [{"imports": sorted(key.imports), "reason": reason} for key, reason in self._unfit.items()],
-        }
+        } | self._branches.status()
 
     async def _key(self, spec: WorkerSpec) -> Key:
         key = self._keys.get(spec)
@@ -213,87 +185,23 @@ class Nursery:
             self._keys[spec] = key
         return key
 
-    def _is_bare(self, key: Key) -> bool:
-        """Whether models of this key import nothing that isn't in the base branch."""
-        base, modules = self._branches.get(_BASE_KEY), self._sets.modules(key)
-        return base is not None and modules is not None and not key.env and set(modules) <= set(base.modules)
-
-    async def _best(self, spec: WorkerSpec) -> tuple[ForkServer, bool]:
-        """The fork server that has most of what the model imports and nothing else, and whether it is its own.
-
-        Waits for one that is being built; raises ForkRefused if the model's key can't be forked.
-        """
-        key = await self._key(spec)
-        if self._sets.modules(key) is None and (named := key.installed()):
-            # What the code says it imports is imported once, in the branch, and not again by the first worker.
-            self._sets.learn(key, named)
-        is_learned = self._sets.modules(key) is not None
-        if is_learned and not self._is_bare(key) and key not in self._branches and key not in self._unfit:
-            await asyncio.shield(self._build(key))
-        if key in self._unfit:
-            raise ForkRefused(self._unfit[key])
-        if key in self._branches:
-            self._branches[key] = self._branches.pop(key)  # the last used
-            return self._branches[key].server, True
-        if _BASE_KEY in self._building:
-            await asyncio.shield(self._building[_BASE_KEY])
-        fitting = [other for other in self._branches if other.env == key.env and other.imports <= key.imports]
-        if fitting and not self._is_bare(key):
-            return self._branches[max(fitting, key=lambda other: len(other.imports))].server, False
-        if _BASE_KEY in self._branches and not key.env:
-            return self._branches[_BASE_KEY].server, self._is_bare(key)
-        return self._spawner.root, False
-
-    def _build(self, key: Key) -> asyncio.Task[None]:
-        task = self._building.get(key)
-        if task is None:
-            task = self._building[key] = self._spawner.spawn(self._build_branch(key))
-        return task
-
-    async def _build_branch(self, key: Key) -> None:
-        """Make the branch of a key hold all that was learned for it; what it lacks is imported in a fork of it."""
+    async def _awake(self, standby: Forked, spec: WorkerSpec, request: dict[str, Any]) -> WorkerProcess | None:
+        """Have a standby become a worker of this model; None if it has just ended."""
         try:
-            async with self._slots:
-                while key not in self._unfit:
-                    wanted = _BASE if key == _BASE_KEY else self._sets.modules(key) or []
-                    old = self._branches.get(key) or (None if key.env else self._branches.get(_BASE_KEY))
-                    had = old.modules if old else []
-                    lacking = [name for name in wanted if name not in set(had)]
-                    if key in self._branches and not lacking:
-                        return
-                    request = {"role": "branch", "env": dict(key.env), "modules": lacking}
-                    parent = old.server if old else self._spawner.root
-                    try:
-                        server = await self._spawner.fork_server(parent, request, "nursery")
-                        await server.ready(_BRANCH_TIMEOUT_S)
-                    except TimeoutError:
-                        self._unfit[key] = f"importing took longer than {_BRANCH_TIMEOUT_S:.0f} s"
-                    except ForkRefused as refusal:
-                        if parent.is_alive:
-                            self._unfit[key] = str(refusal)
-                    else:
-                        self._plant(key, _Branch(server, [*had, *lacking]))
-        finally:
-            del self._building[key]
-
-    def _plant(self, key: Key, branch: _Branch) -> None:
-        superseded = [self._branches.pop(key)] if key in self._branches else []
-        self._branches[key] = branch
-        while len(self._branches) > _MAX_BRANCHES:
-            superseded.append(self._branches.pop(next(other for other in self._branches if other != _BASE_KEY)))
-        for old in superseded:
-            old.server.kill()
-
-    def _lost(self, server: ForkServer) -> None:
-        for key in [key for key, branch in self._branches.items() if branch.server is server]:
-            del self._branches[key]
+            await standby.tell(_request(spec) | request, spec.model_name)
+        except OSError:
+            standby.kill()
+            return None
+        except BaseException:
+            standby.kill()
+            raise
+        return WorkerProcess(standby.pid, "forked", standby.socket, standby.exited)
 
     async def _worker(
         self, parent: ForkServer, spec: WorkerSpec, origin: str, request: dict[str, Any]
     ) -> WorkerProcess:
-        ours, (pid, exited) = await self._spawner.fork(parent, _request(spec) | request, spec.model_name)
-        ours.setblocking(False)
-        return WorkerProcess(pid, origin, ours, exited)
+        forked = await self._spawner.fork(parent, _request(spec) | request, spec.model_name)
+        return WorkerProcess(forked.pid, origin, forked.socket, forked.exited)
 
 
 def _own_interpreter(spec: WorkerSpec) -> str:

@@ -27,6 +27,7 @@ from mme.server.errors import LoadFailed
 
 _ASK_FOR_PACKAGES = "import json, sys; print(json.dumps([sys.version, [p for p in sys.path if 'packages' in p]]))"
 _installs: dict[Path, asyncio.Lock] = {}
+_satisfied: set[str] = set()  # looked up once: nothing is uninstalled from under a running server
 
 
 def examine(config: ModelConfig) -> None:
@@ -70,7 +71,7 @@ def are_satisfied(lines: Iterable[str]) -> bool:
     """Whether the server's environment has all of it. What isn't a plain requirement (options, urls) is left to pip."""
     for line in lines:
         text = line.partition(" #")[0].strip()
-        if not text or text.startswith("#"):
+        if not text or text.startswith("#") or text in _satisfied:
             continue
         try:
             requirement = Requirement(text)
@@ -78,6 +79,7 @@ def are_satisfied(lines: Iterable[str]) -> bool:
             return False
         if requirement.url is not None or not _is_installed(requirement, set()):
             return False
+        _satisfied.add(text)
     return True
 
 

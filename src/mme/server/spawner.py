@@ -9,17 +9,39 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mme import forkserver
 
 from .capture import Capture
-from .forks import Child, Family, ForkServer
+from .forks import Family, ForkServer, packed
 
 _MAIN = Path(__file__).with_name("worker") / "__main__.py"
 _CLOSE_TIMEOUT_S = 10.0
 _SWEEP_DELAY_S = 0.05  # one look for orphans serves all the processes that end within it
+
+
+@dataclass(eq=False)
+class Forked:
+    """A process of the nursery with our end of its socket, non-blocking; what it prints is `name`'s."""
+
+    name: str
+    socket: socket.socket
+    pid: int
+    exited: asyncio.Future[int]
+
+    async def tell(self, request: dict[str, Any], name: str) -> None:
+        """Give a standby what it waits for. Raises OSError if it has ended."""
+        self.name = name
+        await asyncio.get_running_loop().sock_sendall(self.socket, b"".join(packed(request)))
+
+    def kill(self) -> None:
+        """End it, and let its socket go."""
+        self.socket.close()
+        if not self.exited.done():
+            forkserver.kill_group(self.pid)
 
 
 class Spawner:
@@ -73,15 +95,16 @@ class Spawner:
 
     async def fork_server(self, parent: ForkServer, request: dict[str, Any], name: str) -> ForkServer:
         """A new fork server, forked from another; what it prints is `name`'s. Raises ForkRefused."""
-        ours, (pid, exited) = await self.fork(parent, request, name)
-        return ForkServer(ours, self.family, pid, exited)
+        forked = await self.fork(parent, request, name)
+        return ForkServer(forked.socket, self.family, forked.pid, forked.exited)
 
-    async def fork(self, parent: ForkServer, request: dict[str, Any], name: str) -> tuple[socket.socket, Child]:
-        """A new process and our end of its socket. Raises ForkRefused."""
+    async def fork(self, parent: ForkServer, request: dict[str, Any], name: str) -> Forked:
+        """A new process. Raises ForkRefused."""
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
         try:
-            child = await parent.fork(request | {"stdio": True}, [theirs.fileno(), its_stdout, its_stderr])
+            pid, exited = await parent.fork(request | {"stdio": True}, [theirs.fileno(), its_stdout, its_stderr])
         except BaseException:
             ours.close()
             os.close(stdout)
@@ -91,12 +114,13 @@ class Spawner:
             theirs.close()
             os.close(its_stdout)
             os.close(its_stderr)
-        self._capture(name, stdout, stderr)
-        return ours, child
+        forked = Forked(name, ours, pid, exited)
+        self._capture(lambda: forked.name, stdout, stderr)
+        return forked
 
-    def _capture(self, name: str, stdout: int, stderr: int) -> None:
+    def _capture(self, name: Callable[[], str], stdout: int, stderr: int) -> None:
         for stream, fd in (("stdout", stdout), ("stderr", stderr)):
-            self._captures.add(Capture(fd, lambda text, stream=stream: self._on_line(name, stream, text)))  # type: ignore[misc]
+            self._captures.add(Capture(fd, lambda text, stream=stream: self._on_line(name(), stream, text)))  # type: ignore[misc]
 
     def _start_root(self) -> tuple[ForkServer, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
@@ -113,7 +137,7 @@ class Spawner:
         theirs.close()
         os.close(its_stdout)
         os.close(its_stderr)
-        self._capture("nursery", stdout, stderr)
+        self._capture(lambda: "nursery", stdout, stderr)
         return ForkServer(ours, self.family, process.pid, self._loop.create_future()), process
 
     def _lost(self, server: ForkServer) -> None:

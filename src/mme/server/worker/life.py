@@ -1,4 +1,4 @@
-"""Decides what a process of the nursery is: its root, a branch, a template, or a worker, forked or started plain."""
+"""Decides what a process of the nursery is: its root, a branch, a template, a standby, or a worker."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ def _live(server: forkserver.Server) -> None:
         if request["role"] == "plain":
             _exec(request, sock, server.lifeline)
         reseed()
+        if request["role"] == "standby":
+            received = forkserver.receive(sock)
+            if received is None:
+                return
+            request, _ = received
         if handler is None:
             os.environ.update(request["env"])
         if request["role"] == "worker":
