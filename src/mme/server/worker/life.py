@@ -120,12 +120,20 @@ def _import_all(names: list[str]) -> list[str]:
                 importlib.import_module(name)
             except Exception:  # whatever a library raises: its models import it themselves, and fail as they would
                 continue
-        if name == "tqdm":
-            sys.modules["tqdm"].tqdm.monitor_interval = 0  # else its first bar starts a thread
-        if name == "onnxruntime":
-            sys.modules["onnxruntime"].disable_telemetry_events()  # its thread
         done.append(name)
+    _settle_libraries()
     return done
+
+
+def _settle_libraries() -> None:
+    """Keep what was imported, by name or by another library, from starting threads later; do once what takes long."""
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.monitor_interval = 0  # else its first bar starts a thread
+    if "onnxruntime" in sys.modules:
+        sys.modules["onnxruntime"].disable_telemetry_events()  # its thread
+    conversions = sys.modules.get("transformers.conversion_mapping")
+    if conversions and hasattr(conversions, "get_checkpoint_conversion_mapping"):
+        conversions.get_checkpoint_conversion_mapping("")  # transformers 5 compiles 1,000 patterns for its first model
 
 
 def _model(request: dict[str, Any], server: forkserver.Server) -> Handler:
