@@ -36,7 +36,7 @@ endif
 setup: $(STAMP) ## create .venv and install what is locked (TORCH=cpu: a smaller torch)
 
 .PHONY: run
-run: $(STAMP) ## run the tutorial: platform up, six notebooks, a table of answers, platform down
+run: $(STAMP) ## run the tutorial: six notebooks, a table of answers (MME_BACKEND=aws asks first; MME_YES=1 doesn't)
 	@status=0; $(BIN)/python tools/notebooks.py run || status=$$?; $(BIN)/mme down; exit $$status
 
 .PHONY: up
@@ -48,11 +48,12 @@ down: $(STAMP) ## stop the local platform and everything it started
 	@$(BIN)/mme down
 
 .PHONY: lint
-lint: $(STAMP) ## check style, types, import rules and notebooks
+lint: $(STAMP) ## check style, types, import rules, templates and notebooks
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/cfn-lint infra/*.yaml
 	@$(BIN)/python tools/notebooks.py lint
 
 .PHONY: format

@@ -24,6 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mme import preflight
+from mme.settings import Settings, configured
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
@@ -132,6 +135,10 @@ def render(names: Names = None) -> None:
 @app.command()
 def run(names: Names = None) -> None:
     """Execute the notebooks into build/, as notebooks and as pages, and print what the endpoint answered."""
+    settings = configured()
+    os.environ["MME_RUN"] = settings.run  # one for all notebooks
+    if settings.backend == "aws" and not settings.yes:
+        ask(settings)
     BUILD.mkdir(exist_ok=True)
     for path in chosen(names):
         notebook = executed(path)
@@ -143,6 +150,22 @@ def run(names: Names = None) -> None:
     console.print(f"The executed notebooks are pages under {os.path.relpath(BUILD)}/")
     if path.name.startswith("05"):
         show(four_models(notebook))
+
+
+def ask(settings: Settings) -> None:
+    """Check the account, tell what a run creates, and ask once; only reads are sent. Anything but a yes ends it."""
+    checks = preflight.checks(settings)
+    for check in checks:
+        console.print(f"{check.outcome:>9}  {check.what}: {check.found}", markup=False, soft_wrap=True)
+        if check.cure:
+            console.print(f"           to do: {check.cure}", markup=False, soft_wrap=True)
+    if any(check.outcome == "wrong" for check in checks):
+        raise typer.Exit(1)
+    console.print("A run creates, and notebook 05 deletes all but the bucket and the log group:")
+    for planned in preflight.plan(settings):
+        console.print(f"  {planned.what} {planned.name}: {planned.billed}", markup=False, soft_wrap=True)
+    typer.confirm("Create this on AWS?", abort=True)
+    os.environ["MME_YES"] = "1"
 
 
 def show(rows: list[list[str]]) -> None:

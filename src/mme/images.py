@@ -42,7 +42,13 @@ def account(settings: Settings) -> str:
 
 def image_uri(settings: Settings) -> str:
     """The DJL Serving image of the endpoint's container. Locally the embedded server stands in for it."""
-    resolver = botocore.session.get_session().get_component("endpoint_resolver")
-    suffix = resolver.get_partition_dns_suffix(resolver.get_partition_for_region(settings.region))
-    registry = f"{account(settings)}.dkr.ecr.{settings.region}.{suffix}"
+    registry = f"{account(settings)}.dkr.ecr.{settings.region}.{_dns_suffix(settings.region)}"
     return f"{registry}/{REPOSITORY}:{settings.image_version}"
+
+
+def _dns_suffix(region: str) -> str:
+    """What AWS's host names end in, by botocore's table: amazonaws.com, or that of another partition."""
+    session = botocore.session.get_session()
+    name = session.get_partition_for_region(region)
+    partitions = session.get_component("data_loader").load_data("partitions")["partitions"]
+    return next(str(one["outputs"]["dnsSuffix"]) for one in partitions if one["id"] == name)

@@ -19,7 +19,6 @@ from mme.platform.policy import Call, Effect, evaluate
 from mme.settings import Settings
 
 Outcome = Literal["ok", "wrong", "not known", "not here"]
-PRICE_LIST = "https://aws.amazon.com/sagemaker-ai/pricing/"
 _REFUSED_LOCALLY = "UnsupportedOperation"
 
 
@@ -243,9 +242,8 @@ def cost(settings: Settings) -> str:
     """What the endpoint costs for each hour that it exists, as far as the settings say what an instance costs."""
     count, price = settings.instance_count, settings.instance_price_per_hour
     if price is None:
-        unknown = f"set instance_price_per_hour from {PRICE_LIST}"
-        return f"per hour {count} x the price of {settings.instance_type} in {settings.region}; {unknown}"
-    return f"per hour {count} x {price:g} = {count * price:g}, in the price list's currency"
+        return f"{count} x the price of {settings.instance_type} per hour"
+    return f"{count} x {price:g} = {count * price:g} per hour"
 
 
 def _listed(value: Any) -> list[Any]:
