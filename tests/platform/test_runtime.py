@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.eventstream import EventStreamBuffer
 
-from mme.platform.errors import ModelError, ModelNotReadyException, ValidationError
+from mme.platform.errors import ModelError, ModelNotReadyException, ServiceUnavailable, ValidationError
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,35 @@ async def test_the_container_sees_the_headers_that_sagemaker_passes_on_and_no_ot
     assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"] == "seen=yes"
     assert answer.headers["x-Amzn-SageMaker-Inference-Id"] == "call-1"
     assert answer.headers["Content-Type"] == "application/json"
+
+
+async def test_one_models_flood_is_refused_beyond_its_limit_and_costs_no_other_model_a_call(rig: Any) -> None:
+    rig.put("flooded.tar.gz", invoke_gate="gate")
+    rig.put("other.tar.gz")
+    async with rig.up(waiting_limit=8):
+        await rig.ask("other.tar.gz")
+        flood = [asyncio.create_task(rig.ask("flooded.tar.gz")) for _ in range(24)]
+        await rig.until(lambda: sum(call.done() for call in flood) == 16)
+        for call in flood:
+            if call.done():
+                assert isinstance(call.exception(), ServiceUnavailable)
+        assert (await rig.ask("other.tar.gz"))["answer"] == "other.tar.gz"
+        rig.open("gate")
+        answered = [each for each in await asyncio.gather(*flood, return_exceptions=True) if isinstance(each, dict)]
+        assert [each["answer"] for each in answered] == ["flooded.tar.gz"] * 8
+        assert (await rig.ask("flooded.tar.gz"))["answer"] == "flooded.tar.gz"
+    assert len(rig.events("invoke")) == 11
+
+
+async def test_a_flood_on_an_endpoint_of_one_model_is_refused_beyond_its_limit(rig: Any) -> None:
+    rig.put("one.tar.gz", invoke_gate="gate")
+    plan = rig.plan(mode="SingleModel", model_data_url=f"s3://packages/{rig.prefix}/one.tar.gz")
+    async with rig.up(plan, waiting_limit=2):
+        flood = [asyncio.create_task(rig.ask(None)) for _ in range(5)]
+        await rig.until(lambda: sum(call.done() for call in flood) == 3)
+        rig.open("gate")
+        outcomes = await asyncio.gather(*flood, return_exceptions=True)
+        assert sum(isinstance(each, ServiceUnavailable) for each in outcomes) == 3
 
 
 async def test_calls_that_cannot_be_made_get_a_validation_error(rig: Any) -> None:

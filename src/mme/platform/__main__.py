@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import uvloop
 
 from mme.platform import backing
 from mme.platform.config import MARK, RUNNING_FILE
+from mme.platform.plain import PlainFormatter
 from mme.platform.state import State, StateError
 
 
@@ -68,7 +70,11 @@ def main() -> None:
     arguments = _arguments()
     home = arguments.home.expanduser().resolve()
     os.environ[MARK] = str(home)  # what is started from here carries it too
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each client and each call under way takes a descriptor
     try:
         state = State(home)
     except StateError as error:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from mme.platform import eventstream
 from mme.platform.containers import Container, ContainerGone, Reply
-from mme.platform.errors import AwsError, ModelError
+from mme.platform.errors import AwsError, ModelError, ServiceUnavailable
 from mme.platform.faults import EXITED, TIMED_OUT, Faults
 from mme.platform.hosting import Endpoint, Hosting, Instance, Variant
 from mme.platform.hosting.models import Model
@@ -75,7 +75,10 @@ class Call:
 
     async def _take(self) -> tuple[Instance, Container, str]:
         """Find an instance, have the model loaded there, and return where to post to."""
-        self.instance = instance = self.variant.instance_for(self.target)
+        instance = self.variant.instance_for(self.target)
+        if instance.waiting(self.target) >= self.config.waiting_limit:
+            raise ServiceUnavailable("The service is unavailable. Try your call again.")
+        self.instance = instance
         instance.in_flight += 1
         if self.target is None:
             return instance, await instance.ready(), "/invocations"

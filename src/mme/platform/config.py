@@ -33,6 +33,8 @@ class PlatformConfig:
     """How often scaling policies are evaluated; AWS does it each minute."""
     invoke_timeout_s: float = 60
     load_timeout_s: float = 360
+    waiting_limit: int = 256
+    """Calls of one model that an instance has at once; a further one is refused, so that no flood grows without end."""
 
     def arn(self, kind: str, name: str) -> str:
         """The ARN of a SageMaker resource; `kind` is model, endpoint-config or endpoint, and names are lower case."""

@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[tuple[Request, Reply]] = deque()  # the first of them is being answered
         self._is_closing = False  # nothing more is read as a request
         self._is_lingering = False
-        self._is_reading = True
+        self.is_reading = True  # not while too much of what was read waits to be used
         self._refusal: Refused | None = None
         self._room: asyncio.Future[None] | None = None  # while the client doesn't take what is written
         self._since = self._now()  # when the head, the span of a body, the silence or the lingering began
@@ -165,8 +165,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._is_lingering:
             return
         is_reading = len(self._waiting) <= _READ_AHEAD and not (self._waiting and self._waiting[-1][0].body.is_full)
-        if is_reading != self._is_reading:
-            self._is_reading = is_reading
+        if is_reading != self.is_reading:
+            self.is_reading = is_reading
             self._since, self._span_bytes = self._now(), 0
             if is_reading:
                 self._transport.resume_reading()
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         self._since = self._now()
         self._waiting.clear()
         if self._reader.is_in_message or self._refusal is not None:
-            if not self._is_reading:
+            if not self.is_reading:
                 transport.resume_reading()
             transport.write_eof()
         else:
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
             if now > self._since + limits.head_s:
                 self._refuse(Refused(408, f"the head of a request did not come within {limits.head_s:g} s"))
         elif self._reader.is_in_message:
-            if self._is_reading and not self._waiting[-1][0].body.is_held_back and now > self._since + limits.pause_s:
+            if self.is_reading and not self._waiting[-1][0].body.is_held_back and now > self._since + limits.pause_s:
                 if self._span_bytes < limits.pace_bytes:
                     self._refuse(Refused(408, f"the body brought next to nothing for {limits.pause_s:g} s"))
                 self._since, self._span_bytes = now, 0
@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
             self._tell(self._refusal)
         elif self._is_closing or self._front.is_closing:
             self.end()
-        if not self._is_reading:
+        if not self.is_reading:
             self.flow()
 
     def _refuse(self, refusal: Refused) -> None:

@@ -218,13 +218,13 @@ class Reply:
 
     def _head(self, status: int, headers: Headers, framing: str) -> bytes:
         assert not self.has_begun
-        self.has_begun = True
         if self.body.is_held_back and not self.body.has_ended:
             self.keep_alive = False  # whether the body will follow after all, nobody can know
         lines = [f"{name}: {value}\r\n" for name, value in headers]
         text = "".join(lines)
         if text.count("\n") != len(lines) or text.count("\r") != len(lines):
             raise ValueError("a header of the answer holds a line break")
+        self.has_begun = True
         connection = "" if self.keep_alive else "connection: close\r\n"
         start = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ndate: {_date()}\r\n"
         return f"{start}{text}{framing}{connection}\r\n".encode("latin-1", "replace")

@@ -82,6 +82,13 @@ class Instance:
         """The healthy container, or None while there is none."""
         return self._container
 
+    def waiting(self, target: str | None) -> int:
+        """How many calls of a model, or of the only one, are here and unanswered."""
+        if target is None:
+            return self.in_flight
+        model = self.cache.holds(target)
+        return 0 if model is None else model.in_use
+
     async def ready(self) -> Container:
         """The healthy container; waits while it is being replaced."""
         while self._container is None:

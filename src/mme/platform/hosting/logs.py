@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mme.platform.hosting.publisher import Publisher
+from mme.platform.plain import plain
 
 _FILE_BYTES = 8 * 2**20  # an instance keeps this much of its log as a file, twice
 
@@ -29,6 +30,7 @@ class InstanceLog:
 
     def write(self, record: str) -> None:
         """Keep one record of the container's output, a line or several: in CloudWatch Logs it is one event."""
+        record = plain(record)
         self._file.emit(logging.makeLogRecord({"msg": record}))
         if record:
             self._publisher.log(self._group, self._stream, int(time.time() * 1000), record)
