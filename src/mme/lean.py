@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mme.packages import CONTAINER
+from mme.settings import Settings
+
+NATIVE, LEAN = "setfit-classifier", "setfit-classifier-lean"
 
 _OPSET = 17  # of 2022: every onnxruntime that runs on Python 3.11 knows it
 
@@ -63,3 +70,15 @@ def export(model: Any, folder: Path) -> None:
         labels=np.array([str(label) for label in head.classes_]),
         max_tokens=model.model_body.max_seq_length,
     )
+
+
+def served(settings: Settings) -> list[str]:
+    """Which of SetFit's two packages an endpoint can serve: both locally, the lean one alone on AWS.
+
+    The native one is there only where containers reach a package index (`container_egress`), the lean one everywhere
+    but behind the embedded server of a machine that can't import what is built for the container.
+    """
+    here = (sys.platform, platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+    has_lean = settings.backend == "aws" or here == ("linux", CONTAINER.machine, CONTAINER.python)
+    has_native = settings.backend == "local" or settings.container_egress
+    return [slug for slug, is_there in ((NATIVE, has_native), (LEAN, has_lean)) if is_there]

@@ -110,6 +110,12 @@ def _folded(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
+def _state(file: BinaryIO) -> tuple[int, int, int]:
+    """What changes when a file is written to; the last of it can't be set back."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class Archive:
     """A `.tar.gz` open for one pass. Reads each byte once and holds less than a megabyte of it.
 
@@ -124,7 +130,7 @@ class Archive:
             self._file: BinaryIO = path.open("rb")
         except (FileNotFoundError, IsADirectoryError):
             raise PackageNotFound(f"no model package at {path.name}; build one with packages.build") from None
-        self._before = os.fstat(self._file.fileno())
+        self._before = _state(self._file)
         self._gzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         self._inflated = b""
         self._offset = 0
@@ -249,8 +255,7 @@ class Archive:
             rest = self._take(_PIECE_BYTES)
         if rest.strip(b"\0") or self._gzip.unused_data or self._file.read(1):
             raise self._refused("there is more after its end; it was concatenated or tampered with")
-        after = os.fstat(self._file.fileno())
-        if (after.st_size, after.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
+        if _state(self._file) != self._before:
             raise self._refused("it changed while it was read; try again when its writer is done")
 
     def _exactly(self, size_bytes: int) -> bytes:
