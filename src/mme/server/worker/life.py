@@ -138,6 +138,7 @@ def _settle_libraries() -> None:
 
 def _model(request: dict[str, Any], server: forkserver.Server) -> Handler:
     """Load a model, make its init call, and say whether its workers can be forked from here; end if not."""
+    from . import heap
     from .api import Input
 
     _take_place(request)
@@ -155,6 +156,7 @@ def _model(request: dict[str, Any], server: forkserver.Server) -> Handler:
     problem = problem or server.refusal() or (f"it holds {', '.join(opened.values())} open" if opened else "")
     if problem:
         _end(server.control, problem)
+    heap.trim()
     sys.stdout.flush()
     forkserver.send(server.control, {"ready": True})
     return handler

@@ -94,12 +94,17 @@ class Worker:
         return handler
 
     def _serve(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
+        from . import heap
+
         while True:
             for header, body in requests:
                 output = handler.call(calls.to_input(header, body))
                 for answer in calls.answers(header, output, self._extra(header, handler, output)):
                     frames.send(self._socket, answer)
                 _finalize(output)
+                if header["op"] == "init":
+                    del output
+                    heap.trim()
             data = self._socket.recv(_RECEIVE_BYTES)
             if not data:
                 return
