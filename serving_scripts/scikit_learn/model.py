@@ -13,6 +13,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import sklearn
 from djl_python import Input, Output
 from sklearn.exceptions import InconsistentVersionWarning
 
@@ -30,6 +31,7 @@ def load(inputs):
     warnings.filterwarnings("always" if is_allowed else "error", category=InconsistentVersionWarning)
     # Trained on named columns: the rows that come here are in the same order and have no names.
     warnings.filterwarnings("ignore", message="X does not have valid feature names")
+    sklearn.set_config(assume_finite=True)  # matrix_of looks for NaN and infinity: once is enough
     saved = Path(inputs.get_property("model_dir")) / "model.skops"
     if not saved.exists():
         return joblib.load(saved.with_suffix(".joblib"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -37,6 +38,10 @@ def handle(inputs):
         open("held", "a").close()
         with open("gate") as gate:
             gate.read(1)
+    if asked.startswith("nap"):
+        time.sleep(float(asked.split()[1]))
+        with open("made", "a") as made:
+            made.write(asked + "\\n")
     if asked == "stall":
         pieces = (time.sleep(600 * (piece == "b")) or piece for piece in "ab")
         return Output().add_stream_content(pieces, output_formatter=None)
@@ -68,8 +73,13 @@ class Asked:
 
     def __init__(self, pool: Pool, text: str) -> None:
         self.wire = Wire()
+        self.has_left = False
         self.exchange = Exchange(self.wire, "POST", b"/", [("Content-Type", "text/plain")], text.encode())
         pool.submit(Call(self.exchange))
+
+    def leave(self) -> None:
+        self.has_left = True
+        self.exchange.gone()
 
     async def answer(self) -> str:
         """The status line and the body."""
@@ -187,6 +197,53 @@ def test_a_call_that_is_late_costs_its_worker_and_no_other_call(tmp_path: Path) 
         await until(lambda: not is_alive(old), "the late worker was gone")
 
     with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
+
+
+def test_a_calls_time_begins_when_its_worker_begins_it(tmp_path: Path) -> None:
+    async def test(pool: Pool) -> None:
+        asked = [Asked(pool, f"nap 0.4 {number}") for number in range(4)]
+        assert len(pool.workers[0].ahead) == 2 and pool.waiting == 3
+        assert len({await each.pid() for each in asked}) == 1
+
+    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
+
+
+def test_no_call_waits_behind_a_busy_worker_while_another_is_free(tmp_path: Path) -> None:
+    async def test(pool: Pool) -> None:
+        held, napping = await hold(pool), Asked(pool, "nap 0.2")
+        behind = [Asked(pool, "x") for _ in range(4)]
+        assert [len(worker.ahead) for worker in pool.workers] == [2, 2]
+        pids = {await each.pid() for each in behind}
+        assert pids == {await napping.pid()} and not held.wire.finished.done()
+        let_one_go(pool)
+        assert await held.pid() not in pids
+
+    with_pool(tmp_path, test, min_workers=2, max_workers=2)
+
+
+def test_every_call_is_made_once_whoever_takes_it_and_however_workers_end(tmp_path: Path) -> None:
+    async def test(pool: Pool) -> None:
+        draw = random.Random(0)
+        asked: list[Asked] = []
+        crashes = []
+        for number in range(400):
+            asked.append(Asked(pool, f"nap {draw.choice((0, 0, 0.001, 0.01))} {number}"))
+            if number % 100 == 50:
+                crashes.append(Asked(pool, "exit"))
+            if number % 10 == 9:
+                draw.choice(asked[-4:]).leave()
+                await asyncio.sleep(0.001)
+        for each in crashes:
+            assert "503" in await each.answer()
+        stayed = [each for each in asked if not each.has_left]
+        for each in stayed:
+            await each.pid()
+        made = (pool.config.model_dir / "made").read_text().splitlines()
+        assert len(made) == len(set(made))
+        assert {each.exchange.body.decode() for each in stayed} <= set(made)
+        assert pool.waiting == 0 and pool.counters.crashes == len(crashes)
+
+    with_pool(tmp_path, test, min_workers=3, max_workers=3)
 
 
 def test_an_idle_worker_that_is_killed_is_noticed_and_replaced(tmp_path: Path) -> None:

@@ -560,3 +560,19 @@ def test_hostile_bytes_end_the_worker_and_nothing_else(start):
     worker.socket.sendall(b"\xff" * 64)
     code, _, err = worker.ended()
     assert code == 1 and "FrameError" in err
+
+
+def test_a_call_handed_ahead_is_made_unless_its_token_has_been_taken_back(start):
+    worker = start()
+    worker.init()
+    ours, theirs = socket.socketpair()
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, theirs.fileno().to_bytes(4, sys.byteorder))
+    with ours, theirs:
+        worker.socket.sendmsg(frames.encode({"op": "tokens"}), [rights])
+        ours.send(bytes([5, 7]))  # that of 6 is gone
+        for token in (5, 6, 7):
+            header = {"id": token, "op": "invoke", "token": token, "inputs": [{"properties": {}, "content": []}]}
+            frames.send(worker.socket, frames.encode(header))
+        answers = [worker.receive()[0] for _ in range(3)]
+    assert answers[0] == {"taken": True}  # said before the answer to 5: the call after it has begun
+    assert [answer["id"] for answer in answers[1:]] == [5, 7]

@@ -7,8 +7,10 @@ properties k and k2. The body is the content `data`; fields of a form and query 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from mme.server.errors import BadRequest, JavaFailure, ServerError
@@ -40,23 +42,16 @@ class Call:
 
     def __init__(self, exchange: Exchange, query: Sequence[tuple[str, str]] = (), may_choose_handler: bool = False):
         """Raises BadRequest for a form that can't be read, and where the caller tries to choose the handler."""
-        ordered: dict[str, tuple[str, str]] = {}
-        content_type = ""
-        for header in exchange.headers:
-            lower = header[0].lower()
-            if lower == _ATTRIBUTES:
-                for part in header[1].split(";"):
-                    key, equals, value = part.partition("=")
-                    if equals:
-                        ordered[key.strip().lower()] = (key.strip(), value.strip())
-                continue
-            if lower == "content-type":
-                content_type = header[1]
-            ordered[lower] = header
-        if "handler" in ordered and not may_choose_handler:
+        headers = [*exchange.headers, ("requestId", exchange.request_id)]
+        names, values = zip(*headers, strict=True)
+        layout = _layout(names)
+        content_type = "" if layout.content_type is None else values[layout.content_type]
+        if layout.has_attributes:
+            names, values = zip(*_with_attributes(headers), strict=True)
+            layout = _layout(names)
+        if layout.has_handler and not may_choose_handler:
             raise BadRequest("The handler can't be overridden in a request")
-        ordered["requestid"] = ("requestId", exchange.request_id)
-        self.properties = dict(value for _, value in sorted(ordered.items()))
+        self.properties = {name: values[at] for name, at in layout.order}
         self.contents: list[tuple[str, bytes]] = [(key, value.encode()) for key, value in query]
         self.contents += _contents(content_type, exchange.body)
         self.queued_at = 0.0
@@ -120,6 +115,36 @@ class Call:
     def _gone(self) -> None:
         if self.on_gone is not None:
             self.on_gone(self)
+
+
+class _Layout(NamedTuple):
+    """Where a request's properties stand among its headers, in the order of their names."""
+
+    order: tuple[tuple[str, int], ...]
+    content_type: int | None
+    has_attributes: bool
+    has_handler: bool
+
+
+@lru_cache(maxsize=256)
+def _layout(names: tuple[str, ...]) -> _Layout:
+    """For headers of these names: clients send the same ones again and again. Of equal names the last counts."""
+    found = {name.lower(): (name, at) for at, name in enumerate(names)}
+    content_type = found["content-type"][1] if "content-type" in found else None
+    order = tuple(found[lower] for lower in sorted(found))
+    return _Layout(order, content_type, _ATTRIBUTES in found, "handler" in found)
+
+
+def _with_attributes(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The headers, with what a header of custom attributes holds in its place."""
+    for name, value in headers:
+        if name.lower() != _ATTRIBUTES:
+            yield name, value
+            continue
+        for part in value.split(";"):
+            key, equals, text = part.partition("=")
+            if equals:
+                yield key.strip(), text.strip()
 
 
 def _contents(content_type: str, body: bytes) -> list[tuple[str, bytes]]:

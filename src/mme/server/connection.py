@@ -1,12 +1,21 @@
-"""Decides how calls travel between the front and one worker process: frames on its socket, by callbacks alone."""
+"""Decides how calls travel between the front and one worker process: frames on its socket, by callbacks alone.
+
+A worker may be handed a call ahead of its answer to the one before, so that it needn't wait for the front in between.
+Such a call has a token, a byte in a socket that both processes read: whoever takes the token has the call. The worker
+takes it right before it answers, and says so with the answer, or when it comes upon the call; the front takes it when
+the call is better made elsewhere. So a call that a busy or dead worker hasn't begun is never lost, nor made twice.
+"""
 
 from __future__ import annotations
 
+import array
 import asyncio
 import itertools
 import logging
 import signal
-from collections.abc import Callable, Sequence
+import socket
+from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -21,6 +30,8 @@ _EXIT_GRACE_S = 2.0
 _LARGE_READ_BYTES = 1 << 20  # once an answer turns out to be large
 DISCONNECTED = "java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected."
 TIMED_OUT = "java.util.concurrent.TimeoutException"
+_MAX_AHEAD = 2  # calls in a worker behind the one it makes
+_TOKENS = 256  # more than can be in a worker's socket, taken back ones included
 _worker_ids = itertools.count(1)
 
 
@@ -36,34 +47,46 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
+class Owner(Protocol):
+    """Who is told what becomes of a worker."""
+
+    def worker_is_free(self, worker: Worker) -> None:
+        """It has answered a frame's calls, and can take others."""
+
+    def worker_went_on(self, worker: Worker, call: Call) -> None:
+        """It has answered, and has begun this call, which it was handed ahead."""
+
+    def worker_gives_back(self, worker: Worker) -> None:
+        """It isn't going to begin what was handed ahead, as far as that can be taken back: do so."""
+
+    def worker_is_lost(self, worker: Worker) -> None:
+        """It is gone, told once."""
+
+    def worker_imported(self, modules: list[str]) -> None: ...
+
+
 class _Flight:
     """The calls of one request frame, with what is left to be answered."""
 
-    __slots__ = ("calls", "timeout_s", "deadline")
+    __slots__ = ("number", "calls", "timeout_s", "deadline")
 
-    def __init__(self, calls: Sequence[Call], timeout_s: float, now: float) -> None:
+    def __init__(self, number: int, calls: Sequence[Call], timeout_s: float) -> None:
+        self.number = number
         self.calls = dict(enumerate(calls))
         self.timeout_s = timeout_s
-        self.deadline = now + timeout_s
+        self.deadline = 0.0
 
 
 class Worker:
-    """One worker process. `on_free` is called when a frame's calls are all answered, `on_lost` once when it is gone."""
+    """One worker process."""
 
-    def __init__(
-        self,
-        process: Process,
-        on_free: Callable[[Worker], None],
-        on_lost: Callable[[Worker], None],
-        on_modules: Callable[[list[str]], None],
-        max_content_bytes: int,
-    ) -> None:
+    def __init__(self, process: Process, owner: Owner, max_content_bytes: int) -> None:
         self.id = next(_worker_ids)
         self.process = process
         self.started_at = datetime.now(UTC)
         self.idle_since = 0.0
-        self.flights: dict[int, _Flight] = {}
-        self._on_free, self._on_lost, self._on_modules = on_free, on_lost, on_modules
+        self.flights: dict[int, _Flight] = {}  # what it has begun
+        self._owner = owner
         self._max_content_bytes = max_content_bytes
         self._loop = asyncio.get_running_loop()
         self._socket = process.socket
@@ -75,7 +98,13 @@ class Worker:
         self._has_imported = False
         self._is_lost = False
         self._timer: asyncio.TimerHandle | None = None
+        self._ahead: deque[_Flight] = deque()
+        self._tokens: tuple[socket.socket, socket.socket] | None = None  # to put them in, to take them back
+        self._has_taken = False  # the next of them, as it says before its answer
+        self._dead = 0  # the last call taken back: what it leaves is in the socket until a later one is answered
         self._loop.add_reader(self._socket, self._readable)
+        # One that ends with requests unread resets its socket, and libuv calls for an error only once.
+        process.exited.add_done_callback(lambda _: self._read_last())
 
     async def init(self, properties: dict[str, str]) -> None:
         """Make the init call. Raises LoadFailed with DJL's words for how it failed; its cause is in the log."""
@@ -111,22 +140,66 @@ class Worker:
         return await asyncio.shield(self.process.exited)
 
     def dispatch(self, calls: Sequence[Call], handler: str, timeout_s: float) -> None:
-        """Send calls, as a batch if there are several."""
-        inputs = []
-        parts: list[bytes] = []
-        for call in calls:
-            content = []
-            for key, value in call.contents:
-                content.append((key, len(value)))
-                parts.append(value)
-            inputs.append({"properties": call.properties, "content": content})
-        if len(calls) == 1:
-            calls[0].properties.setdefault("handler", handler)
-        number = next(self._ids)
-        flight = self.flights[number] = _Flight(calls, timeout_s, self._loop.time())
+        """Send calls to a free worker, as a batch if there are several."""
+        flight = _Flight(next(self._ids), calls, timeout_s)
+        self._begin(flight)
+        self._send(_request({"id": flight.number, "op": "invoke"}, calls, handler))
+
+    def _begin(self, flight: _Flight) -> None:
+        self.flights[flight.number] = flight
+        flight.deadline = self._loop.time() + flight.timeout_s
         if self._timer is None:
             self._timer = self._loop.call_at(flight.deadline, self._check_time)
-        self._send(frames.encode({"id": number, "op": "invoke", "inputs": inputs}, *parts))
+
+    @property
+    def ahead(self) -> list[Call]:
+        """The calls that wait in this worker, the oldest first."""
+        return [flight.calls[0] for flight in self._ahead]
+
+    def hand_ahead(self, call: Call, handler: str, timeout_s: float) -> bool:
+        """Send a busy worker the call to make next; its time begins with it. False if that can't be done now."""
+        if self._is_lost or self._dead or self._unsent or len(self._ahead) == _MAX_AHEAD:
+            return False
+        if self._tokens is None and not self._share_tokens():
+            return False
+        flight = _Flight(next(self._ids), (call,), timeout_s)
+        token = flight.number % _TOKENS
+        assert self._tokens is not None
+        try:
+            self._tokens[0].send(bytes((token,)), socket.MSG_DONTWAIT)
+        except OSError:  # a handler can do what it likes to its end
+            return False
+        self._ahead.append(flight)
+        self._send(_request({"id": flight.number, "op": "invoke", "token": token}, (call,), handler))
+        return True
+
+    def take_back(self) -> Call | None:
+        """The oldest call that was handed ahead and hasn't begun; it will not, here. None if there is none."""
+        if not self._ahead or self._tokens is None:
+            return None
+        try:
+            token = self._tokens[1].recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        for flight in self._ahead:
+            if token == bytes((flight.number % _TOKENS,)):
+                self._ahead.remove(flight)
+                self._dead = flight.number
+                return flight.calls[0]
+        return None
+
+    def _share_tokens(self) -> bool:
+        """Give the worker the sockets for tokens, when it is first handed a call ahead."""
+        ours, theirs = socket.socketpair()
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (theirs.fileno(),)))
+        try:
+            self._socket.sendmsg(frames.encode({"op": "tokens"}), (rights,))
+        except OSError:  # full, or closed
+            ours.close()
+            theirs.close()
+            return False
+        self._tokens = ours, theirs
+        return True
 
     def close(self, error: ServerError | None = None) -> None:
         """Kill the process; calls under way fail with `error`. `on_lost` isn't called."""
@@ -143,7 +216,7 @@ class Worker:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._loop.call_soon(self._lose)  # not now: the caller is in the midst of dispatching
+            self._loop.call_soon(self._read_last)  # not now: the caller is in the midst of dispatching
             return
         if sent < sum(map(len, buffers)):
             self._unsent = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
@@ -156,7 +229,7 @@ class Worker:
         except BlockingIOError:
             return
         except OSError:
-            self._lose()
+            self._read_last()
             return
         if not self._unsent:
             self._loop.remove_writer(self._socket)
@@ -174,9 +247,23 @@ class Worker:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._read(data)
+        else:
             self._lose()
+
+    def _read_last(self) -> None:
+        """The worker has closed its end: what it answered before counts."""
+        if self._is_lost:
             return
+        try:
+            while not self._is_lost and (data := self._socket.recv(_LARGE_READ_BYTES)):
+                self._read(data)
+        except OSError:
+            pass
+        self._lose()
+
+    def _read(self, data: bytes) -> None:
         self._read_bytes = _LARGE_READ_BYTES if len(data) == self._read_bytes else _READ_BYTES
         try:
             for header, body in self._decoder.feed(data):
@@ -188,8 +275,11 @@ class Worker:
             self._lose()
 
     def _received(self, header: frames.Header, body: bytes) -> None:
+        if "taken" in header:
+            self._has_taken = True
+            return
         if "modules" in header:
-            self._on_modules(header["modules"])
+            self._owner.worker_imported(header["modules"])
         flight = self.flights.get(header["id"])
         if flight is None:
             if header.get("imported"):
@@ -227,7 +317,21 @@ class Worker:
         del flight.calls[header["index"]]
         if not flight.calls:
             del self.flights[header["id"]]
-            self._on_free(self)
+            self._go_on(flight.number)
+
+    def _go_on(self, answered: int) -> None:
+        """It has answered: has it begun a call that it was handed ahead?"""
+        if answered > self._dead:
+            self._dead = 0
+        if self._ahead and not self._has_taken:
+            self._owner.worker_gives_back(self)  # handed too late; what remains has begun by now
+        self._has_taken = False
+        if self._ahead:
+            following = self._ahead.popleft()
+            self._begin(following)
+            self._owner.worker_went_on(self, following.calls[0])
+        else:
+            self._owner.worker_is_free(self)
 
     def _flow(self, is_flowing: bool) -> None:
         """Read on, or leave what a worker streams in its socket; not if it has other calls' answers to give."""
@@ -250,14 +354,17 @@ class Worker:
 
     def _lose(self, late: ServerError | None = None) -> None:
         if not self._is_lost:
+            self._owner.worker_gives_back(self)
             self._leave(WorkerFailed(DISCONNECTED), late)
-            self._on_lost(self)
+            self._owner.worker_is_lost(self)
 
     def _leave(self, error: ServerError, late: ServerError | None = None) -> None:
         self._is_lost = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
+        for end in self._tokens or ():
+            end.close()
         if self._init is None or self._init.done():
             self.process.kill()
         if self._timer is not None:
@@ -265,10 +372,25 @@ class Worker:
         if self._init is not None and not self._init.done():
             self._init.set_exception(ConnectionError())
         now = self._loop.time()
-        flights, self.flights = self.flights, {}
+        flights, ahead = self.flights, self._ahead
+        self.flights, self._ahead = {}, deque()
         for flight in flights.values():
             for call in flight.calls.values():
                 call.failed(late if late is not None and flight.deadline <= now else error)
+        for flight in ahead:  # begun, though the answer before hasn't arrived
+            flight.calls[0].failed(error)
+
+
+def _request(header: frames.Header, calls: Sequence[Call], handler: str) -> list[frames.Buffer]:
+    """The frame that asks for these calls."""
+    header["inputs"] = inputs = []
+    parts: list[bytes] = []
+    for call in calls:
+        inputs.append({"properties": call.properties, "content": [(key, len(value)) for key, value in call.contents]})
+        parts += [value for _, value in call.contents]
+    if len(calls) == 1:
+        calls[0].properties.setdefault("handler", handler)
+    return frames.encode(header, *parts)
 
 
 def _ending(code: int) -> str:

@@ -70,7 +70,7 @@ class _Models:
             latency.add_metric(name, count, counters.latency_s)
             queued.add_metric(name, count, counters.queued_s)
             loading.add_metric(name, model.load_s)
-            depth.add_metric(name, len(pool.queue))
+            depth.add_metric(name, pool.waiting)
             workers.add_metric(name, len(pool.workers))
             crashes.add_metric(name, counters.crashes)
             memory.add_metric(name, self._registry.memory.of(self._registry.pids_of(model)))

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _ASYNC_CALLS = 1000  # in flight in one worker with an `async def handle`
 _MAX_BATCH_BYTES = 512 << 20  # a batch is one frame, and a frame has a limit
+_MAX_AHEAD_BYTES = 1 << 16  # of a call that is handed to a busy worker: its socket has room for a few of these
 _MAX_FAILED_STARTS = 3  # in a row, before a model without workers is given up; retry_threshold allows more
 _RETRY_S = 0.2  # before the second of them; doubled each time
 _EXIT_TIMEOUT_S = 5.0
@@ -46,6 +47,8 @@ class Pool:
         self._cannot_fork = ""
         self._grower: asyncio.Task[None] | None = None
         self._failed_starts = 0
+        # A batch is better formed when a worker is free, and an `async def handle` takes calls while it has others.
+        self._may_hand_ahead = config.batch_size == 1 and not config.async_mode
         self._is_closed = False
         self._batch_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -71,13 +74,18 @@ class Pool:
         call.counters = self.counters
         # DJL counts the place of the call that a worker is about to take.
         places = self.config.queue_size - (1 if self.workers and not self._free else 0)
-        if len(self.queue) >= places and not (self._free and not self.queue):
+        if not (self._free and not self.queue) and self.waiting >= places:
             call.failed(QueueFull(self.config.name))
             return
         self.queue.append(call)
         call.wait(self._forget)
         self._dispatch()
         self._grow_if_needed()
+
+    @property
+    def waiting(self) -> int:
+        """How many calls no worker has begun."""
+        return len(self.queue) + sum(len(worker.ahead) for worker in self.workers)
 
     def scale(self, min_workers: int, max_workers: int) -> asyncio.Task[None] | None:
         """Set new bounds; returns the task that starts what is missing, if it isn't done at once."""
@@ -130,9 +138,17 @@ class Pool:
                 calls.append(queue.popleft())
                 size_bytes += calls[-1].size_bytes
             for call in calls:
-                call.taken()
-                self.counters.queued_s += now - call.queued_at
+                self._taken(call, now)
             worker.dispatch(calls, self.config.handler, self.config.predict_timeout_s)
+        if queue and self._may_hand_ahead:
+            for worker in self.workers:
+                while queue and self._hand_ahead(worker, queue[0]):
+                    queue.popleft()
+
+    def _hand_ahead(self, worker: Worker, call: Call) -> bool:
+        if call.size_bytes > _MAX_AHEAD_BYTES:
+            return False
+        return worker.hand_ahead(call, self.config.handler, self.config.predict_timeout_s)
 
     def _take(self) -> Worker:
         """A free worker: the one that was last in use, so that others can become idle; the least loaded if async."""
@@ -143,20 +159,39 @@ class Pool:
             self._free.remove(worker)
         return worker
 
+    def _taken(self, call: Call, now: float) -> None:
+        call.taken()
+        self.counters.queued_s += now - call.queued_at
+
     def _batch_is_due(self) -> None:
         self._batch_timer = None
         self._dispatch()
 
     def _forget(self, call: Call) -> None:
-        self.queue.remove(call)
+        for worker in self.workers:
+            if call in worker.ahead:
+                self.worker_gives_back(worker)
+        if call in self.queue:
+            self.queue.remove(call)
+
+    def worker_gives_back(self, worker: Worker) -> None:
+        """Put what a worker was handed ahead back into the queue, as far as it hasn't begun."""
+        calls = []
+        while (call := worker.take_back()) is not None:
+            calls.append(call)
+        self.queue.extendleft(reversed(calls))
 
     def _fail_queue(self, error: ServerError) -> None:
         while self.queue:
             self.queue.popleft().failed(error)
 
-    def _on_free(self, worker: Worker) -> None:
+    def worker_is_free(self, worker: Worker) -> None:
         if worker not in self._free:
             self._free.append(worker)
+        if not self.queue:
+            behind = [other for other in self.workers if other.ahead]
+            if behind:
+                self.worker_gives_back(min(behind, key=lambda other: other.ahead[0].queued_at))
         if self.queue:
             self._dispatch()
         elif len(self.workers) > self.min_workers:
@@ -164,16 +199,27 @@ class Pool:
             if self._idle_timer is None:
                 self._idle_timer = self._loop.call_later(self.config.max_idle_s, self._retire_idle)
 
+    def worker_went_on(self, worker: Worker, call: Call) -> None:
+        self._taken(call, self._loop.time())
+        for other in self.workers:
+            if other is not worker and other.ahead and other.ahead[0].queued_at < call.queued_at:
+                self.worker_gives_back(other)  # it waits behind a longer call
+        self._dispatch()
+
     # Workers
 
-    def _on_lost(self, worker: Worker) -> None:
+    def worker_is_lost(self, worker: Worker) -> None:
         if worker not in self.workers:
             return  # it did not get through its init call, which says so itself
         self.counters.crashes += 1
         log.warning("%s: worker %d (pid %d) is gone", self.config.title, worker.id, worker.process.pid)
         self._remove(worker)
+        self._dispatch()
         self.on_change()
         self._grow_if_needed()
+
+    def worker_imported(self, modules: list[str]) -> None:
+        self._nursery.learn(self._spec, modules)
 
     def _remove(self, worker: Worker) -> None:
         self.workers.remove(worker)
@@ -207,7 +253,7 @@ class Pool:
         count = len(self.workers)
         if count < self.min_workers or (not count and self.queue):
             return True
-        return count < self.max_workers and len(self.queue) > 2 * self.config.batch_size
+        return count < self.max_workers and self.waiting > 2 * self.config.batch_size
 
     async def _grow(self) -> None:
         """Start workers one after the other, beside the calls, until there are enough or starting fails for good."""
@@ -243,7 +289,7 @@ class Pool:
         try:
             async with asyncio.timeout(self.config.load_timeout_s):
                 process = await self._start_process(template)
-                worker = Worker(process, self._on_free, self._on_lost, self._learn, self.config.max_content_bytes)
+                worker = Worker(process, self, self.config.max_content_bytes)
                 if template is None:
                     try:
                         await worker.init(dict(self.config.properties))
@@ -260,7 +306,7 @@ class Pool:
         self.counters.started_workers += 1
         self.workers.append(worker)
         self.on_change()
-        self._on_free(worker)
+        self.worker_is_free(worker)
 
     async def _start_process(self, template: Template | None) -> WorkerProcess:
         """A process from the nursery; one that comes when nobody waits for it any more is killed."""
@@ -288,9 +334,6 @@ class Pool:
         if self.template is not None and self.template.exited is exited:
             self.template = None
             self.on_change()
-
-    def _learn(self, modules: list[str]) -> None:
-        self._nursery.learn(self._spec, modules)
 
 
 def _kill_unwanted(start: asyncio.Task[WorkerProcess]) -> None:

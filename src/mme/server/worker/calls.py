@@ -6,12 +6,10 @@ import logging
 import re
 import struct
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import frames
-
-if TYPE_CHECKING:
-    from .api import Input, Output
+from .api import Input, Output
 
 _BATCH_KEY = re.compile(r"batch_(\d+)\.(.*)", re.DOTALL)
 _FIRST_ERROR_CODE = 300  # from here on a batch's one answer goes to each of its requests, as in DJL
@@ -20,8 +18,6 @@ _CODE = struct.Struct(">h")  # DJL's wire has room for this much, and a handler 
 
 def to_input(header: frames.Header, body: bytes) -> Input:
     """The request's Input; several requests merged into one by DJL's keys, `batch_000.<key>`."""
-    from .api import Input
-
     merged = Input()
     requests = header["inputs"]
     at = 0
@@ -68,7 +64,7 @@ def answers(header: frames.Header, output: Output, extra: frames.Header) -> Iter
 
 
 def _answer(head: frames.Header, index: int, content: frames.Buffer) -> list[frames.Buffer]:
-    return frames.encode(head | {"index": index, "content_length": len(content)}, content)
+    return frames.encode(head | {"index": index}, content)
 
 
 def _name(key: Any) -> str:
@@ -148,8 +144,6 @@ async def stream_of_outputs(
 
 
 def _piece_bytes(piece: Any) -> frames.Buffer:
-    from .api import Output
-
     if isinstance(piece, str):
         return piece.encode("utf-8")
     return piece if isinstance(piece, bytes | bytearray) else Output._encode_json(piece)

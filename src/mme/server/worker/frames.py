@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Room for a batch of the largest requests (64 MiB each, DJL's max_request_size); a larger length is a broken stream.
@@ -19,7 +19,7 @@ Header = dict[str, Any]
 
 _HEAD = struct.Struct("!II")
 _LENGTH_BYTES = 4
-_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_from_json = json.JSONDecoder().raw_decode
 _SENDMSG_MAX_BUFFERS = 512  # below IOV_MAX (1024) everywhere
 
 
@@ -33,7 +33,7 @@ def encode(header: Header, *parts: Buffer) -> list[Buffer]:
     Raises ValueError if the frame would be larger than MAX_FRAME_BYTES.
     """
     head = _to_json(header).encode("utf-8", "surrogatepass")
-    total = _LENGTH_BYTES + len(head) + sum(len(part) for part in parts)
+    total = _LENGTH_BYTES + len(head) + sum(map(len, parts))
     if total > MAX_FRAME_BYTES:
         raise ValueError(f"a message of {total} bytes is larger than {MAX_FRAME_BYTES}; send less at once")
     return [_HEAD.pack(total, len(head)) + head, *parts]
@@ -95,11 +95,25 @@ class Decoder:
         return frames
 
 
-def _header(text: bytes) -> Header:
+def _header(data: bytes) -> Header:
     try:
-        header = json.loads(text.decode("utf-8", "surrogatepass"))
+        text = data.decode("utf-8", "surrogatepass")
+        header, end = _from_json(text)
     except (ValueError, RecursionError) as error:
         raise FrameError(f"not a frame: its header isn't JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise FrameError("not a frame: its header isn't a JSON object")
+    if end != len(text) or not isinstance(header, dict):
+        raise FrameError("not a frame: its header isn't one JSON object")
     return header
+
+
+def _json_encoder() -> Callable[[Header], str]:
+    """Compact JSON. `JSONEncoder.encode` makes a new encoder in C for each call; this keeps one, where there is one."""
+    plain = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    encode = make(None, plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, True)
+    return lambda header: "".join(encode(header, 0))
+
+
+_to_json = _json_encoder()

@@ -37,9 +37,11 @@ class Handler:
     """A loaded handler. Raises whatever its module raises when it is loaded."""
 
     def __init__(self, spec: HandlerSpec) -> None:
+        from . import api
         from .api import service_loader
 
         self.spec = spec
+        self._api = api
         self._error = self._traceback = ""
         self._module = service_loader.load_module(spec.model_dir, spec.entry_point or spec.fallback_entry_point)
         if spec.fallback_entry_point and not callable(getattr(self._module, spec.function, None)):
@@ -86,24 +88,20 @@ class Handler:
         return {"failure": {"kind": kind, "error": self._error or _reason(output), "traceback": self._traceback}}
 
     def _checked(self, answer: Any) -> Output:
-        from .api import Output
-
         if answer is None:
-            return Output(code=204, message="No content")
-        if isinstance(answer, Output):
+            return self._api.Output(code=204, message="No content")
+        if isinstance(answer, self._api.Output):
             return answer
         self._error = f"Invalid output type: {type(answer)}"
-        return Output().error(self._error)
+        return self._api.Output().error(self._error)
 
     def _failed(self, error: Exception, where: str, message: str) -> Output:
         """What DJL answers when a handler raised: 507 for want of memory, else 424 with the error's text."""
-        from .api import Output
-
         self._error, self._traceback = str(error), traceback_of(error)
         logging.error("Failed invoke %s\n%s", where, self._traceback)
         if type(error).__name__ in _MEMORY_ERRORS or any(known in self._error for known in _MEMORY_TEXTS):
-            return Output(code=_NO_MEMORY_CODE, message=self._error)
-        return Output().error(self._error, message=message)
+            return self._api.Output(code=_NO_MEMORY_CODE, message=self._error)
+        return self._api.Output().error(self._error, message=message)
 
 
 def _reason(output: Output) -> str:

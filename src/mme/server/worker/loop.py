@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from . import calls, frames
+from . import frames
 from .handler import Handler, HandlerSpec, traceback_of
 
 if TYPE_CHECKING:
     from .api import Output
 
-_RECEIVE_BYTES = 1 << 18
+_RECEIVE_BYTES = 1 << 16  # below malloc's threshold for a mapping of its own
+_LARGE_RECEIVE_BYTES = 1 << 20  # once a request turns out to be large
+_TAKEN = frames.encode({"taken": True})  # the next call, says a worker with its answer
+_RIGHTS_BYTES = socket.CMSG_SPACE(4)  # room for one descriptor
 
 
 class LoadFailed(Exception):
@@ -65,16 +68,16 @@ class Worker:
         self._imports = imports
         self._handler = handler
         self._decoder = frames.Decoder()
+        self._tokens: socket.socket | None = None  # comes with the first call that is handed ahead
+        self._token: int | None = None  # one that was taken and whose call hasn't come yet
 
     def run(self) -> None:
         """Serve until the front closes the socket. Raises LoadFailed, and whatever ends a handler's process."""
         first: list[tuple[frames.Header, bytes]] = []
         if self._handler is None:
-            while not first:
-                data = self._socket.recv(_RECEIVE_BYTES)
-                if not data:
-                    return
-                first = self._decoder.feed(data)
+            first = self._receive()
+            if not first:
+                return
             self._handler = self._load(first[0][0]["id"])
         if self._spec.is_async:
             asyncio.run(self._serve_async(self._handler, first))
@@ -94,23 +97,59 @@ class Worker:
         return handler
 
     def _serve(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
-        from . import heap
+        from . import calls, heap
 
         while True:
             for header, body in requests:
+                if not self._may_begin(header):
+                    continue
                 output = handler.call(calls.to_input(header, body))
+                is_last = output.stream_content is None and output.finalize_function is None
                 for answer in calls.answers(header, output, self._extra(header, handler, output)):
-                    frames.send(self._socket, answer)
+                    taken = _TAKEN if is_last and self._take() else ()
+                    frames.send(self._socket, [*taken, *answer])
                 _finalize(output)
                 if header["op"] == "init":
                     del output
                     heap.trim()
-            data = self._socket.recv(_RECEIVE_BYTES)
-            if not data:
+            requests = self._receive()
+            if not requests:
                 return
+
+    def _receive(self) -> list[tuple[frames.Header, bytes]]:
+        """The requests that are there, at least one; none when the front has closed."""
+        size = _RECEIVE_BYTES
+        requests: list[tuple[frames.Header, bytes]] = []
+        while not requests:
+            data, rights, _, _ = self._socket.recvmsg(size, _RIGHTS_BYTES)
+            if not data:
+                return []
+            for _, _, descriptor in rights:
+                self._tokens = socket.socket(fileno=int.from_bytes(descriptor, sys.byteorder))
             requests = self._decoder.feed(data)
+            size = _LARGE_RECEIVE_BYTES if len(data) == size else _RECEIVE_BYTES
+        return requests
+
+    def _take(self) -> bool:
+        """Take the token of the next call that was handed ahead, if there is one that the front hasn't taken back."""
+        if self._token is None and self._tokens is not None:
+            try:
+                self._token = self._tokens.recv(1, socket.MSG_DONTWAIT)[0]
+            except BlockingIOError:
+                return False
+        return self._token is not None
+
+    def _may_begin(self, header: frames.Header) -> bool:
+        """Whether this call is to be made here. Tokens come in the order of their calls."""
+        if "token" not in header:
+            return bool(header["op"] != "tokens")
+        if not self._take() or header["token"] != self._token:
+            return False
+        self._token = None
+        return True
 
     async def _serve_async(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
+
         reader, writer = await asyncio.open_connection(sock=self._socket)
         tasks: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:  # one task's crash ends them all, and the process
@@ -132,6 +171,8 @@ class Worker:
         writer.close()
 
     async def _answer(self, handler: Handler, header: frames.Header, body: bytes, writer: asyncio.StreamWriter) -> None:
+        from . import calls
+
         output = await handler.call_async(calls.to_input(header, body))
         if isinstance(output, AsyncIterator):
             async for answer in calls.stream_of_outputs(header, output):

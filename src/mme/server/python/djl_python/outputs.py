@@ -8,10 +8,14 @@ import logging
 import struct
 import sys
 from collections.abc import Callable
+from json.encoder import encode_basestring
+from math import isfinite
 from typing import Any
 
 from .np_util import to_nd_list
 from .pair_list import PairList
+
+_CONSTANTS = {True: "true", False: "false", None: "null"}
 
 
 class _Encoder(json.JSONEncoder):
@@ -29,6 +33,37 @@ class _Encoder(json.JSONEncoder):
             if isinstance(o, numpy.ndarray):
                 return o.tolist()
         return super().default(o)
+
+
+class _NotPlain(Exception):
+    """A value that is no dict with str keys, list, tuple, str, number, bool or None, or is NaN or infinite."""
+
+
+def _plain_json(value: Any, newline: str = "\n") -> str:
+    """What `json.dumps` makes of plain values with an indent of 2, where it has no fast way. Raises _NotPlain."""
+    kind = type(value)
+    inner = newline + "  "
+    if kind is dict:
+        if set(map(type, value)) - {str}:
+            raise _NotPlain
+        items = [f"{encode_basestring(key)}:{_plain_json(item, inner)}" for key, item in value.items()]
+        return "{" + inner + ("," + inner).join(items) + newline + "}" if items else "{}"
+    if kind is list or kind is tuple:
+        if set(map(type, value)) <= {float, int}:
+            items = list(map(repr, value))
+        else:
+            items = [_plain_json(item, inner) for item in value]
+        text = ("," + inner).join(items)
+        if "n" in text and ("nan" in items or "inf" in items or "-inf" in items):
+            raise _NotPlain
+        return "[" + inner + text + newline + "]" if items else "[]"
+    if kind is str:
+        return encode_basestring(value)
+    if kind is int or (kind is float and isfinite(value)):
+        return repr(value)
+    if value is None or kind is bool:
+        return _CONSTANTS[value]
+    raise _NotPlain
 
 
 def _json_lines(token_texts: Any) -> bytearray:
@@ -138,7 +173,10 @@ class Output:
 
     @staticmethod
     def _encode_json(val: Any) -> bytearray:
-        text = json.dumps(val, ensure_ascii=False, allow_nan=False, indent=2, cls=_Encoder, separators=(",", ":"))
+        try:
+            text = _plain_json(val)
+        except (_NotPlain, RecursionError):  # a list that holds itself is one without end
+            text = json.dumps(val, ensure_ascii=False, allow_nan=False, indent=2, cls=_Encoder, separators=(",", ":"))
         return bytearray(text.encode("utf-8"))
 
     @staticmethod
