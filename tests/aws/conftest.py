@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
 
 from mme import session
 from mme.platform import launch
 from mme.platform.launch import Running
 from mme.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_of_services() -> Iterator[None]:
+    """botocore's models are read once, not by each of the many sessions of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +65,15 @@ def aws(home: Path, request: pytest.FixtureRequest) -> Callable[..., Settings]:
         return Settings(**{"home": home, "backend": "aws", "project": project, "region": None} | changes)
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def package() -> bytes:
+    """A model package that answers `here`."""
+    buffer = io.BytesIO()
+    handler = b"from djl_python import Output\n\n\ndef handle(inputs):\n    return Output().add('here')\n"
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo("model.py")
+        info.size = len(handler)
+        archive.addfile(info, io.BytesIO(handler))
+    return buffer.getvalue()
