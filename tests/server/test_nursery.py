@@ -499,6 +499,69 @@ def test_a_killed_branch_harms_no_worker_and_is_grown_again(home):
     run(test)
 
 
+async def standby(nursery: Nursery, number: int = 0) -> int:
+    """The pid of the process that waits in a branch for a model, once there is one."""
+    while not (pid := nursery.status()["branches"][number]["standby"]):
+        await asyncio.sleep(0.01)
+    return int(pid)
+
+
+def test_a_worker_was_forked_before_its_model_was_known_and_another_takes_its_place(home):
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        await settled(nursery)
+        waiting = await standby(nursery)
+        worker = await loaded(nursery, home.model("first", "print('I am', __file__)\n" + textwrap.dedent(EVAL)))
+        assert (worker.pid, worker.origin) == (waiting, "forked")
+        assert ("first", "stdout", f"I am {home.folder}/first/model.py") in home.lines
+        second = await loaded(nursery, home.model("second"))
+        assert await value(second, "import os; answer = os.getcwd()") == str(home.folder / "second")
+        assert await standby(nursery) not in (worker.pid, second.pid)
+        await nursery.close()
+
+    run(test)
+
+
+def test_a_standby_that_was_killed_is_not_missed(home):
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        await settled(nursery)
+        for is_told in (True, False):
+            waiting = await standby(nursery)
+            os.kill(waiting, signal.SIGKILL)
+            while not is_gone(waiting):
+                time.sleep(0.001)  # and nothing is read meanwhile that tells the server
+            while is_told and waiting in nursery.status()["processes"]:
+                await asyncio.sleep(0.01)
+            worker = await loaded(nursery, home.model("any"))
+            assert worker.origin == "forked" and worker.pid != waiting
+        await nursery.close()
+
+    run(test)
+
+
+def test_a_library_that_another_imports_starts_no_thread_in_a_template(home):
+    code = """
+    from tqdm.std import tqdm
+    def handle(inputs):
+        for _ in tqdm(range(3)):
+            pass
+    """
+
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        spec = home.model("bar", code)
+        await loaded(nursery, spec)
+        await settled(nursery)
+        assert (await nursery.template(spec, 30)).pid
+        await nursery.close()
+
+    run(test)
+
+
 def test_a_killed_root_harms_no_worker_and_is_started_again(home):
     async def test() -> None:
         nursery = home.nursery()

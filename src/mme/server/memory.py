@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import resource
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 _RESERVED_MB = 500  # DJL's default
 _FILES_FACTOR = 1.2
 _SPARE_DESCRIPTORS = 64  # a model takes a few; below this many left, it is refused
-_ROUND_S = 1.0  # between two measurements of the slow round; one takes 1-15 ms of another thread
+_ROUND_S = 1.0  # for a round of measurements, if they are few
+_RESTS = 50  # as long as a measurement took (1-15 ms), it rests so many times: all of them take 2 % of a processor
 _MB = 1 << 20
 
 
@@ -115,8 +117,9 @@ class Memory:
             pids = [os.getpid(), *self._all_pids()]
             self._last_mb = {pid: self._last_mb[pid] for pid in pids if pid in self._last_mb}
             for pid in pids:
-                await asyncio.sleep(_ROUND_S / min(len(pids), 20))
+                began = time.monotonic()
                 await self._measure([pid])
+                await asyncio.sleep(max(_ROUND_S / len(pids), _RESTS * (time.monotonic() - began)))
 
 
 def _files_bytes(folder: Path) -> int:
