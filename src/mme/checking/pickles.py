@@ -13,6 +13,7 @@ import io
 import lzma
 import math
 import pickle
+import struct
 import sys
 import zlib
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _BROKEN = (
     TypeError,
     ValueError,
     lzma.LZMAError,
+    struct.error,
     zlib.error,
 )
 _JOBLIB_ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
