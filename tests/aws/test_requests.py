@@ -1,0 +1,128 @@
+"""The notebooks send the same on both backends, and on AWS nothing but reads before the user's yes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from recording import Sent
+
+from mme import cleaning, packages, session
+from mme.packages import Example
+from mme.settings import ROOT, Settings
+
+RUNNER = Path(__file__).with_name("run_notebooks.py")
+SLUGS = ("linear-regression", "extra-trees-classifier", "multi-output-classifier", "setfit-classifier")
+ALL = [path.name for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+EXPIRY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}Z")
+HANDLER = """
+from djl_python import Output
+
+
+def handle(inputs):
+    if inputs.is_empty():
+        return None
+    return Output().add_as_json({"predictions": [2 * row[0] + 1 for row in inputs.get_as_json()["inputs"]]})
+"""
+
+Run = Callable[..., tuple[list[Sent], str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, home: Path, role: str) -> Run:
+    """Run notebooks on a backend: what they sent, and their error if one failed."""
+
+    def run_them(backend: str, *notebooks: str, **settings: str) -> tuple[list[Sent], str]:
+        given = {"HOME": str(home), "BACKEND": backend, "ROLE": role, "RUN": "one", "CONTAINER_EGRESS": "1", **settings}
+        environment = os.environ | {f"MME_{name}": value for name, value in given.items()}
+        environment |= {
+            "MPLBACKEND": "agg",
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": str(RUNNER.parent),
+            "PYTHONWARNINGS": "ignore",
+        }
+        out = tmp_path / f"{backend}.json"
+        command = [sys.executable, str(RUNNER), str(out), *notebooks]
+        ended = subprocess.run(command, env=environment, cwd=ROOT / "notebooks", capture_output=True, text=True)
+        sent = [Sent(**call) for call in json.loads(out.read_text())] if out.exists() else []
+        return sent, "" if ended.returncode == 0 else ended.stdout + ended.stderr
+
+    return run_them
+
+
+@pytest.fixture
+def role(home: Path) -> Iterator[str]:
+    """A role that is there already, under the name that the local platform would give it."""
+    settings = Settings(home=home)
+    iam, name = boto3.client("iam"), f"{settings.project}-role"
+    arn: str = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(session.TRUST_SAGEMAKER))["Role"][
+        "Arn"
+    ]
+    reads = session.reading_packages(settings, session.bucket_name(settings, boto3.Session()))
+    iam.put_role_policy(RoleName=name, PolicyName="reads", PolicyDocument=json.dumps(reads))
+    yield arn
+    iam.delete_role_policy(RoleName=name, PolicyName="reads")
+    iam.delete_role(RoleName=name)
+
+
+def fill_the_shelf(settings: Settings, folder: Path) -> None:
+    """Packages under the names of the tutorial's, light ones, so that notebook 05 needs none of the others."""
+    folder.mkdir()
+    (folder / "model.py").write_text(HANDLER)
+    packages.write_examples(folder, [Example.of_json("one", {"inputs": [[10]]}, {"predictions": [21]})])
+    packages.build(folder, folder.with_suffix(".tar.gz"))
+    for slug in (*SLUGS, "setfit-classifier-lean"):
+        key = f"{settings.prefix}/{slug}.tar.gz"
+        boto3.client("s3").upload_file(str(folder.with_suffix(".tar.gz")), session.bucket(settings), key)
+
+
+def compared(sent: list[Sent]) -> list[tuple[str, str, str]]:
+    """The calls as they are compared: one that is repeated until something happens counts once, the moment in a tag is
+    any, and looking up the role, which on AWS is named, doesn't count."""
+    calls = [
+        (call.service, call.operation, EXPIRY.sub("a moment", json.dumps(call.parameters, sort_keys=True)))
+        for call in sent
+    ]
+    return [call for call, _ in itertools.groupby(calls) if call[1] != "GetRole"]
+
+
+def test_before_the_yes_the_notebooks_send_reads_alone(run):
+    sent, error = run("aws", "00_setup.ipynb")
+    assert "SessionError: nothing has been created on AWS yet" in error
+    assert {"GetCallerIdentity", "HeadBucket", "ListServiceQuotas", "BatchGetImage"} <= {
+        call.operation for call in sent
+    }
+    assert all(call.is_read for call in sent)
+
+
+def test_the_same_is_sent_on_aws_as_locally(run, home, tmp_path, aws):
+    shelf, told = aws(project="mme-djl", yes=True), {}
+    for backend in ("local", "aws"):
+        setting_up, error = run(backend, "00_setup.ipynb", YES="1")
+        assert not error
+        fill_the_shelf(shelf, tmp_path / backend)
+        serving, error = run(backend, "05_deploy_multi_model_endpoint.ipynb:1,2,3,10", YES="1")
+        assert not error
+        told[backend] = compared(setting_up + serving)
+        list(cleaning.delete(shelf, cleaning.find(shelf)))
+    assert {"CreateBucket", "CreateModel", "CreateEndpoint", "DeleteEndpoint"} <= {call[1] for call in told["aws"]}
+    assert told["aws"] == told["local"]
+
+
+@pytest.mark.soak
+def test_all_notebooks_send_the_same_on_aws_as_locally(run, aws):
+    shelf, told = aws(project="mme-djl", yes=True), {}
+    for backend in ("local", "aws"):
+        sent, error = run(backend, *ALL, YES="1")
+        assert not error
+        told[backend] = {call for call in compared(sent) if call[1] not in ("UploadPart", "CompleteMultipartUpload")}
+        list(cleaning.delete(shelf, cleaning.find(shelf)))
+    assert told["aws"] == told["local"]
