@@ -134,6 +134,10 @@ def test_many_loads_at_once_all_succeed_and_leave_no_descriptor(tmp_path: Path) 
     async def test(registry: Registry) -> None:
         url = package(tmp_path / "m")
         await registry.load(LoadRequest("first", url))
+        await until(
+            lambda: all(branch["standby"] for branch in registry.status()["nursery"]["branches"]),
+            "a process waited for the next model",
+        )
         before = psutil.Process().num_fds()
         names = [f"m{number}" for number in range(200)]
         await asyncio.gather(*(registry.load(LoadRequest(name, url)) for name in names))

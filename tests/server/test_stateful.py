@@ -217,6 +217,11 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def is_rested(container: Container) -> bool:
+    nursery = json.loads(container.call("GET", "/_mme/models").body)["nursery"]
+    return not nursery["building"] and all(branch["standby"] for branch in nursery["branches"])
+
+
 def test_any_interleaving_keeps_the_rules_and_leaves_nothing(served: Container, tmp_path: Path) -> None:
     Machine.container, Machine.root = served, tmp_path
     bounded = settings(
@@ -224,6 +229,7 @@ def test_any_interleaving_keeps_the_rules_and_leaves_nothing(served: Container, 
     )
     server = served.process()
     run_state_machine_as_test(Machine, settings=settings(bounded, max_examples=1))
+    until(lambda: is_rested(served), "a process waited for the next model")
     before = server.num_fds()
     run_state_machine_as_test(Machine, settings=bounded)
     until(lambda: server.num_fds() <= before, "no descriptor was left")
