@@ -21,6 +21,7 @@ import pytest
 from mme import checking, cli, packages
 from mme.packages import Example
 from mme.platform import launch
+from mme.server.worker import box
 from mme.settings import Settings
 
 # Ctrl-C is ignored by what a shell without a terminal starts in the background, and by its children.
@@ -142,6 +143,7 @@ def test_the_platform_comes_up_is_seen_turns_clients_to_it_and_goes(mme, monkeyp
     monkeypatch.delenv("MME_REGION")
 
     assert mme("status")[1].startswith(f"{running.url}, pid {running.pid}")
+    assert f"box: {box.describe()}" in mme("status")[1]
     assert json.loads(mme("status", "--json")[1])["endpoints"] == []
 
     lines = mme("env")[1].splitlines()

@@ -66,15 +66,17 @@ def env() -> None:
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False) -> None:
-    """Show endpoints, their instances, and where each model is."""
+    """Show endpoints, their instances, where each model is, and what a worker's box is made of."""
     from mme import session
+    from mme.server.worker import box
 
     answer = session.platform_status(Settings(backend="local"))
+    assert answer is not None
+    answer |= {"box": box.describe()}
     if as_json:
         print(json.dumps(answer, indent=2))
         return
-    assert answer is not None
-    out.print(f"{answer['url']}, pid {answer['pid']}")
+    out.print(f"{answer['url']}, pid {answer['pid']}, box: {answer['box']}")
     for row in _model_tables(answer):
         out.print(row)
 

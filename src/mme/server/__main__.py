@@ -59,13 +59,16 @@ async def serve(container: ContainerConfig, host: str, port: int, model_store: P
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     folder = container.nursery_dir or Path(tempfile.mkdtemp(prefix="mme-nursery-"))
-    nursery = Nursery(folder, fork=container.fork, on_line=lambda *line: _log_line(registry, *line))
+    nursery = Nursery(
+        folder, fork=container.fork, rules=container.box, on_line=lambda *line: _log_line(registry, *line)
+    )
     registry = Registry(container, nursery)
     await nursery.start()
     app = App(registry, os.environ.get("ALLOW_REQUEST_HANDLER_OVERRIDE", "").lower() == "true")
     server = http.Server(app.handle)
     try:
         registry.memory.start()
+        registry.limits.start()
         if model_store is not None:
             await _load_store(registry, model_store)
         try:

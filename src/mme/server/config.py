@@ -20,6 +20,7 @@ from mme.server import engines
 from mme.server import properties as java_properties
 from mme.server.errors import LoadFailed, ModelNotFound, NotANumber
 from mme.server.integers import integer
+from mme.server.worker.box import Rules
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class ContainerConfig:
 
     multi_model: bool
     memory_budget_mb: int | None
+    worker_memory_mb: int | None
+    """What each worker may have for itself alone: `MME_WORKER_MEMORY_MB`, else the whole budget."""
+    box: Rules
     fork: bool
     nursery_dir: Path | None
     cache_dir: Path | None
@@ -53,14 +57,15 @@ class ContainerConfig:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> ContainerConfig:
-        """Raises ValueError naming a variable that isn't a whole number."""
-        budget = environ.get("MME_MEMORY_BUDGET_MB")
-        if budget is not None and not budget.isdecimal():
-            raise ValueError(f"MME_MEMORY_BUDGET_MB={budget} is not a whole number of megabytes")
+        """Raises ValueError naming a variable that can't be understood."""
+        budget = _megabytes(environ, "MME_MEMORY_BUDGET_MB")
+        limit = _megabytes(environ, "MME_WORKER_MEMORY_MB")
         nursery, cache = environ.get("MME_NURSERY_DIR"), environ.get("DJL_CACHE_DIR")
         return cls(
             multi_model=environ.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true",
-            memory_budget_mb=int(budget) if budget else None,
+            memory_budget_mb=budget,
+            worker_memory_mb=budget if limit is None else limit,
+            box=Rules.from_environ(environ),
             fork=environ.get("MME_FORK", "").lower() != "off",
             nursery_dir=Path(nursery) if nursery else None,
             cache_dir=Path(cache) if cache else None,
@@ -117,6 +122,7 @@ class ModelConfig:
     retry_threshold: int
     required_mb: int | None
     reserved_mb: int | None
+    worker_memory_mb: int | None
     async_mode: bool
     enable_venv: bool
     max_content_bytes: int
@@ -195,10 +201,18 @@ def read(request: LoadRequest, container: ContainerConfig) -> ModelConfig:
         retry_threshold=number("retry_threshold", 0),
         required_mb=megabytes("required_memory_mb"),
         reserved_mb=megabytes("reserved_memory_mb"),
+        worker_memory_mb=container.worker_memory_mb,
         async_mode=options.get("async_mode", "").lower() == "true",
         enable_venv=options.get("enable_venv", "").lower() == "true",
         max_content_bytes=integer(environ.get("MAX_NETTY_BUFFER_SIZE", str(_MAX_CONTENT_BYTES))),
     )
+
+
+def _megabytes(environ: Mapping[str, str], name: str) -> int | None:
+    value = environ.get(name)
+    if value is not None and not value.isdecimal():
+        raise ValueError(f"{name}={value} is not a whole number of megabytes")
+    return int(value) if value else None
 
 
 def _seconds(key: str, options: Mapping[str, str], environ: Mapping[str, str], default: int) -> int:

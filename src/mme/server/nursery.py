@@ -25,6 +25,8 @@ from .branches import Branches
 from .forks import ForkRefused, ForkServer, ForkServerGone
 from .importsets import ImportSets, Key, key_of
 from .spawner import Forked, Spawner
+from .tempfolders import TemporaryFolders
+from .worker import box
 
 _TRIES = 3  # to fork from a branch that goes at that moment; another has taken its place
 
@@ -90,10 +92,19 @@ class Nursery:
     """The fork servers of one container. Its methods are for the event loop that it was started in."""
 
     def __init__(
-        self, folder: Path, *, fork: bool = True, on_line: Callable[[str, str, str], None] = lambda *_: None
+        self,
+        folder: Path,
+        *,
+        fork: bool = True,
+        rules: box.Rules = box.Rules(),  # noqa: B008
+        on_line: Callable[[str, str, str], None] = lambda *_: None,
     ) -> None:
-        """`folder` keeps what was learned; `on_line(model name, "stdout" or "stderr", text)` gets what is printed."""
+        """`folder` keeps what was learned, and has the workers' temporary folders while they live.
+
+        `on_line(model name, "stdout" or "stderr", text)` gets what is printed.
+        """
         self._folder = folder
+        self._rules = rules
         self._on_line = on_line
         self._no_fork = forkserver.can_fork() if fork else "forking is off (MME_FORK=off)"
         self._keys: weakref.WeakKeyDictionary[WorkerSpec, Key] = weakref.WeakKeyDictionary()
@@ -102,7 +113,9 @@ class Nursery:
         """Start the root, and begin to warm the branches that were learned before."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._sets = ImportSets.load(self._folder)
-        self._spawner = Spawner(self._on_line, lambda server: self._branches.lost(server))
+        self._temporary = TemporaryFolders(self._folder)
+        environment = self._rules.environment(os.environ)
+        self._spawner = Spawner(environment, self._on_line, lambda server: self._branches.lost(server))
         self._branches = Branches(self._spawner, self._sets)
         if not self._no_fork:
             self._branches.start()
@@ -111,6 +124,7 @@ class Nursery:
         """End every process that came from here, and return when they have gone."""
         await self._spawner.close()
         self._branches.close()
+        await asyncio.to_thread(self._temporary.close)
 
     async def worker(self, spec: WorkerSpec, template: Template | None = None) -> WorkerProcess:
         """A new worker of a model: from its template if that can, else from the best branch, else a plain process.
@@ -118,15 +132,26 @@ class Nursery:
         One that comes from a template is ready for calls; any other waits for an `init` frame.
         Raises OSError if the interpreter that the model names can't be started.
         """
+        folder = self._temporary.make(spec)
+        try:
+            worker = await self._start_worker(spec, template, folder)
+        except BaseException:
+            self._temporary.remove(folder)
+            raise
+        self._remove_after(worker.exited, folder)
+        return worker
+
+    async def _start_worker(self, spec: WorkerSpec, template: Template | None, folder: Path) -> WorkerProcess:
+        own = self._request(spec, folder)
         if template is not None:
             # The template may have gone, or its model may have begun a thread: a branch serves as well.
             with contextlib.suppress(ForkRefused):
-                return await self._worker(template.server, spec, "forked", {"role": "worker", "is_known": True})
+                return await self._worker(template.server, spec, "forked", own | {"role": "worker", "is_known": True})
         reason = self._no_fork or _own_interpreter(spec)
         for _ in range(0 if reason else _TRIES):
             try:
                 branch, is_known = await self._branches.best(await self._key(spec))
-                request = {"role": "worker", "is_known": is_known}
+                request = own | {"role": "worker", "is_known": is_known}
                 standby = self._branches.take_standby(branch)
                 if standby is not None and (worker := await self._awake(standby, spec, request)):
                     return worker
@@ -135,7 +160,7 @@ class Nursery:
                 reason = str(refusal)
                 if not isinstance(refusal, ForkServerGone):
                     break
-        request = {"role": "plain", "python": _interpreter(spec)}
+        request = own | {"role": "plain", "python": _interpreter(spec)}
         return await self._worker(self._spawner.root, spec, f"plain: {reason}", request)
 
     async def template(self, spec: WorkerSpec, timeout_s: float) -> Template:
@@ -145,7 +170,17 @@ class Nursery:
             reason = reason or "an async handler's event loop can't be forked"
         if reason:
             raise CannotFork(reason)
-        request = _request(spec) | {"role": "template", "properties": dict(spec.properties)}
+        folder = self._temporary.make(spec)
+        try:
+            forked = await self._start_template(spec, timeout_s, folder)
+        except BaseException:
+            self._temporary.remove(folder)
+            raise
+        self._remove_after(forked.exited, folder)
+        return Template(forked)
+
+    async def _start_template(self, spec: WorkerSpec, timeout_s: float, folder: Path) -> ForkServer:
+        request = self._request(spec, folder) | {"role": "template", "properties": dict(spec.properties)}
         try:
             branch, _ = await self._branches.best(await self._key(spec))
             forked = await self._spawner.fork_server(branch.server, request, spec.model_name)
@@ -154,7 +189,14 @@ class Nursery:
             raise CannotFork(str(refusal)) from refusal
         except TimeoutError as error:
             raise CannotFork(f"its init call took longer than {timeout_s} s") from error
-        return Template(forked)
+        return forked
+
+    def _remove_after(self, exited: asyncio.Future[int], folder: Path) -> None:
+        def remove(_: object) -> None:
+            if not self._spawner.is_closing:
+                self._spawner.spawn(asyncio.to_thread(self._temporary.remove, folder))
+
+        exited.add_done_callback(remove)
 
     def learn(self, spec: WorkerSpec, modules: list[str]) -> None:
         """Note what a worker of this model has imported; if its branch lacks some, a fuller one is prepared."""
@@ -176,6 +218,7 @@ class Nursery:
             "reason": self._no_fork,
             "pid": self._spawner.root.pid,
             "processes": self._spawner.family.pids(),
+            "box": box.describe(self._rules),
         } | self._branches.status()
 
     async def _key(self, spec: WorkerSpec) -> Key:
@@ -188,7 +231,7 @@ class Nursery:
     async def _awake(self, standby: Forked, spec: WorkerSpec, request: dict[str, Any]) -> WorkerProcess | None:
         """Have a standby become a worker of this model; None if it has just ended."""
         try:
-            await standby.tell(_request(spec) | request, spec.model_name)
+            await standby.tell(request, spec.model_name)
         except OSError:
             standby.kill()
             return None
@@ -200,23 +243,24 @@ class Nursery:
     async def _worker(
         self, parent: ForkServer, spec: WorkerSpec, origin: str, request: dict[str, Any]
     ) -> WorkerProcess:
-        forked = await self._spawner.fork(parent, _request(spec) | request, spec.model_name)
+        forked = await self._spawner.fork(parent, request, spec.model_name)
         return WorkerProcess(forked.pid, origin, forked.socket, forked.exited)
+
+    def _request(self, spec: WorkerSpec, folder: Path) -> dict[str, Any]:
+        return {
+            "model_dir": str(spec.model_dir),
+            "entry_point": spec.entry_point,
+            "handler": spec.handler,
+            "fallback_entry_point": spec.fallback_entry_point,
+            "is_async": spec.async_mode,
+            "env": dict(spec.env),
+            "tmp_dir": str(folder),
+            "box": self._rules.request(str(folder.parent)),
+        }
 
 
 def _own_interpreter(spec: WorkerSpec) -> str:
     return "" if spec.python in (None, sys.executable) else "it has an interpreter of its own"
-
-
-def _request(spec: WorkerSpec) -> dict[str, Any]:
-    return {
-        "model_dir": str(spec.model_dir),
-        "entry_point": spec.entry_point,
-        "handler": spec.handler,
-        "fallback_entry_point": spec.fallback_entry_point,
-        "is_async": spec.async_mode,
-        "env": dict(spec.env),
-    }
 
 
 def _interpreter(spec: WorkerSpec) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from mme.server.call import Call, Counters
 from mme.server.config import ModelConfig
-from mme.server.connection import Worker
+from mme.server.connection import Process, Worker
 from mme.server.errors import LoadFailed, NoWorkers, QueueFull, ServerError, WorkerFailed, told
 from mme.server.nursery import CannotFork, Nursery, Template, WorkerProcess, WorkerSpec
 
@@ -45,6 +45,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._free: list[Worker] = []
         self._cannot_fork = ""
+        self._starting: WorkerProcess | None = None
         self._grower: asyncio.Task[None] | None = None
         self._failed_starts = 0
         # A batch is better formed when a worker is free, and an `async def handle` takes calls while it has others.
@@ -221,6 +222,11 @@ class Pool:
     def worker_imported(self, modules: list[str]) -> None:
         self._nursery.learn(self._spec, modules)
 
+    def processes(self) -> list[Process | Template]:
+        """The workers, the one that is starting, and the template."""
+        others = [each for each in (self._starting, self.template) if each is not None]
+        return [*(worker.process for worker in self.workers), *others]
+
     def _remove(self, worker: Worker) -> None:
         self.workers.remove(worker)
         if worker in self._free:
@@ -288,7 +294,7 @@ class Pool:
         template = await self._get_template() if self.workers else self.template
         try:
             async with asyncio.timeout(self.config.load_timeout_s):
-                process = await self._start_process(template)
+                process = self._starting = await self._start_process(template)
                 worker = Worker(process, self, self.config.max_content_bytes)
                 if template is None:
                     try:
@@ -300,6 +306,8 @@ class Pool:
             raise LoadFailed(cause=f"not loaded within {self.config.load_timeout_s:g} s") from None
         except OSError as error:
             raise LoadFailed(f"error={error.errno}, {error.strerror}") from error
+        finally:
+            self._starting = None
         if self._is_closed:
             worker.close()
             return

@@ -10,6 +10,7 @@ import asyncio
 import collections
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from mme.server import config as configuration
@@ -17,6 +18,7 @@ from mme.server import requirements
 from mme.server.call import Call
 from mme.server.config import ContainerConfig, LoadRequest, ModelConfig
 from mme.server.errors import Conflict, LoadFailed, ModelNotFound, NotReady, QueueFull, WorkerFailed, told
+from mme.server.limits import Limits, Process
 from mme.server.memory import Memory
 from mme.server.nursery import Nursery, WorkerSpec
 from mme.server.pool import Pool
@@ -111,6 +113,7 @@ class Registry:
     def __init__(self, container: ContainerConfig, nursery: Nursery) -> None:
         self.models: dict[str, Model] = {}
         self.memory = Memory(container.memory_budget_mb, container.multi_model, self._pids)
+        self.limits = Limits(self._processes)
         self._container = container
         self._nursery = nursery
         self._tasks: set[asyncio.Task[None]] = set()
@@ -173,6 +176,7 @@ class Registry:
     async def close(self) -> None:
         for name in list(self.models):
             await self.unload(name)
+        await self.limits.close()
         await self.memory.close()
 
     def status(self) -> dict[str, Any]:
@@ -210,6 +214,7 @@ class Registry:
         try:
             config = model.config = configuration.read(model.request, self._container)
             await self.memory.reserve(config)
+            await asyncio.to_thread(requirements.examine, config)
             python = await requirements.interpreter(config, self._container.cache_dir)
             spec = WorkerSpec(
                 model_name=config.name,
@@ -259,6 +264,12 @@ class Registry:
         pids = {"": self._nursery.pids()}
         pids |= {name: self.pids_of(model) for name, model in self.models.items()}
         return pids
+
+    def _processes(self) -> Iterator[tuple[ModelConfig, Process]]:
+        for model in self.models.values():
+            if model.config is not None and model.pool is not None:
+                for process in model.pool.processes():
+                    yield model.config, process
 
     def pids_of(self, model: Model) -> list[int]:
         if model.pool is None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,15 @@ class Forked:
 class Spawner:
     """The root, and every process that is forked from it or from one of its descendants."""
 
-    def __init__(self, on_line: Callable[[str, str, str], None], on_lost: Callable[[ForkServer], None]) -> None:
-        """Starts the root. `on_lost` is told of each fork server that has gone, the root included."""
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        on_line: Callable[[str, str, str], None],
+        on_lost: Callable[[ForkServer], None],
+    ) -> None:
+        """Starts the root, in this environment. `on_lost` is told of each fork server that has gone, it included."""
         self.family = Family(self._lost, self._orphaned)
+        self._environment = environment
         self._on_line = on_line
         self._on_lost = on_lost
         self._captures: weakref.WeakSet[Capture] = weakref.WeakSet()
@@ -128,7 +134,7 @@ class Spawner:
         process = subprocess.Popen(
             [sys.executable, str(_MAIN), "root", str(theirs.fileno()), str(self._lifeline)],
             pass_fds=[theirs.fileno(), self._lifeline],
-            env={**forkserver.SINGLE_THREADED, **os.environ},
+            env={**forkserver.SINGLE_THREADED, **self._environment},
             stdin=subprocess.DEVNULL,
             stdout=its_stdout,
             stderr=its_stderr,

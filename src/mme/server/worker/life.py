@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from mme import forkserver
 
+from . import box
 from .handler import Handler, HandlerSpec, reseed, traceback_of
 from .loop import Imports, LoadFailed, Worker
 
@@ -23,6 +24,7 @@ _MAIN = str(Path(__file__).with_name("__main__.py"))
 def begin(arguments: list[str]) -> None:
     """Be the nursery's root (`root CONTROL LIFELINE`) or a plain worker (`worker SOCKET LIFELINE REQUEST`)."""
     _speak()
+    box.forbid_dumps()
     if arguments[0] == "root":
         control = socket.socket(fileno=int(arguments[1]))
         _live(forkserver.Server(control, int(arguments[2]), is_guardian=True))
@@ -58,6 +60,8 @@ def _live(server: forkserver.Server) -> None:
         if request["role"] == "worker":
             if handler is None:
                 _take_place(request)
+            else:  # it is in its template's box
+                box.furnish(request["box"], request["tmp_dir"])
             _work(request, sock, handler, [] if request["is_known"] else imported)
             return
         server.control = sock
@@ -73,11 +77,13 @@ def _live(server: forkserver.Server) -> None:
 
 
 def _take_place(request: dict[str, Any]) -> None:
-    """Be in the model's folder, with the paths, arguments and log lines that DJL's workers have."""
+    """Be in the model's folder and its box, with the paths and arguments that DJL's workers have."""
     model_dir = request["model_dir"]
     os.chdir(model_dir)
     _set_path(model_dir, request["env"])
     sys.argv = ["djl_python_engine.py", "--model-dir", model_dir, "--entry-point", request["entry_point"]]
+    box.furnish(request["box"], request["tmp_dir"])
+    box.enter(request["box"], model_dir)
 
 
 def _speak() -> None:
