@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import mme.server
-from mme.server.worker import frames
+from mme.server.worker import box, frames
 
 MAIN = Path(mme.server.__file__).parent / "worker" / "__main__.py"
 KITCHEN_SINK = """
@@ -81,6 +81,8 @@ class Worker:
             "fallback_entry_point": "",
             "is_async": False,
             "env": {},
+            "tmp_dir": str(folder),
+            "box": box.Rules().request(str(folder)),
         } | request
         self.process = subprocess.Popen(
             [sys.executable, MAIN, "worker", str(theirs.fileno()), str(self.pipe[0]), json.dumps(self.request)],
