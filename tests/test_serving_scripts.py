@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import json
+import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -12,7 +17,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 
-from mme import checking, packages
+from mme import checking, lean, packages
 from mme.checking import Served
 
 ROOT = Path(__file__).parents[1]
@@ -116,19 +121,58 @@ def test_a_call_that_cannot_be_read_is_a_400_that_says_why(line: Served, body: s
     assert line.ask("[[1, 2, 3]]").status == 200
 
 
-def test_a_model_of_another_scikit_learn_is_not_loaded(tmp_path: Path):
-    folder = packages.prepare(tmp_path / "old", SCRIPTS / "scikit_learn")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_in_skops_answers_as_the_one_in_joblib(tmp_path: Path, name: str):
+    model, target = MODELS[name]
+    model.fit(ROWS, target)
+    folder = packages.prepare(tmp_path / "safe", SCRIPTS / "scikit_learn")
+    packages.save_model(folder, model, "skops", ["sklearn.tree._tree.Tree"])
+    answer = checking.ask(folder, json.dumps({"inputs": ROWS.tolist()}))
+    expected = {"predictions": model.predict(ROWS).tolist()}
+    assert packages.Example("", "", expected).difference(answer.json()) is None
+
+
+def test_skops_makes_no_type_that_was_not_named(tmp_path: Path):
+    folder = packages.prepare(tmp_path / "safe", SCRIPTS / "scikit_learn")
+    forest = ExtraTreesClassifier(2).fit(ROWS, ROWS[:, 0] > 0)
+    packages.save_model(folder, forest, "skops", ["sklearn.tree._tree.Tree"])
+    packages.write_properties(folder, {"option.skops_trusted_types": ""})
+    with pytest.raises(checking.CannotLoad, match=r"Untrusted.*sklearn\.tree\._tree\.Tree"):
+        checking.ask(folder, "[[1, 2, 3, 4, 5]]")
+
+
+def of_another_version(folder: Path, properties: dict[str, str | int]) -> Path:
+    packages.prepare(folder, SCRIPTS / "scikit_learn", properties)
     joblib.dump(LinearRegression().fit([[0], [1]], [0, 1]), folder / "model.joblib")
     saved = (folder / "model.joblib").read_bytes()
     (folder / "model.joblib").write_bytes(saved.replace(b"1.7.2", b"1.7.0"))
+    return folder
+
+
+def test_a_model_of_another_scikit_learn_is_not_loaded(tmp_path: Path):
     with pytest.raises(checking.CannotLoad, match=r"InconsistentVersionWarning.*1\.7\.0"):
-        checking.ask(folder, "[[1]]")
+        checking.ask(of_another_version(tmp_path / "old", {}), "[[1]]")
+
+
+def test_a_model_of_another_scikit_learn_is_loaded_where_its_package_allows_that(tmp_path: Path):
+    folder = of_another_version(tmp_path / "old", {"option.allow_version_mismatch": "true"})
+    assert checking.ask(folder, "[[1]]").json()["predictions"] == pytest.approx([1])
+    run = subprocess.run([sys.executable, "-c", ASK_AND_SHOW_LOG, folder], capture_output=True, text=True, check=True)
+    assert "InconsistentVersionWarning" in run.stdout and "1.7.0" in run.stdout
+
+
+ASK_AND_SHOW_LOG = """
+import sys
+from pathlib import Path
+from mme import checking
+checking.ask(Path(sys.argv[1]), "[[1]]")
+print(checking.serving._server.log())
+"""
 
 
 @pytest.fixture(scope="module")
-def sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, dict[str, list]]]:
-    """A classifier whose head alone is trained, with its own answers for the first ten test sentences."""
-    folder = packages.prepare(tmp_path_factory.mktemp("package") / "tiny", SCRIPTS / "setfit")
+def classifier() -> Any:
+    """A sentence classifier whose head alone is trained."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HF_HUB_OFFLINE", "TQDM_DISABLE"):
             patch.setenv(name, "1")
@@ -138,12 +182,79 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served
     model = SetFitModel.from_pretrained(str(get_model_path()), labels=["happy", "unhappy"], device="cpu")
     train = pd.read_csv(ROOT / "data" / "sentences_train.csv")
     model.model_head.fit(model.encode(train["text"].tolist()), train["label"].tolist())
+    return model
+
+
+def native_package(folder: Path, model: Any) -> Path:
+    packages.prepare(folder, SCRIPTS / "setfit")
     model.save_pretrained(folder / "model")
+    return folder
+
+
+def lean_package(folder: Path, model: Any) -> Path:
+    packages.prepare(folder, SCRIPTS / "setfit_lean")
+    lean.export(model, folder / "model")
+    packages.add_libraries(folder, packages.read_requirements(folder / "lib.txt"))
+    return folder
+
+
+@pytest.fixture(scope="module", params=[native_package, lean_package], ids=lambda packed: packed.__name__)
+def sentences(
+    request: pytest.FixtureRequest, classifier: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Served, dict[str, list]]]:
+    """The classifier, packed, with its own answers for the first ten test sentences."""
+    folder = request.param(tmp_path_factory.mktemp("package") / "tiny", classifier)
     texts = pd.read_csv(ROOT / "data" / "sentences_test.csv")["text"].head(10).tolist()
-    probabilities = np.asarray(model.predict_proba(texts, as_numpy=True)).max(axis=1)
-    expected = {"texts": texts, "labels": list(model.predict(texts)), "probabilities": probabilities.tolist()}
+    probabilities = np.asarray(classifier.predict_proba(texts, as_numpy=True)).max(axis=1)
+    expected = {"texts": texts, "labels": list(classifier.predict(texts)), "probabilities": probabilities.tolist()}
     with checking.served(folder) as answering:
         yield answering, expected
+
+
+# Long, empty, foreign, and words that aren't any.
+ODD_SENTENCES = ["word " * 800, "", "x", "\U0001f600", "Très bien, garçon", "素晴らしい", "a\u200bb \t\n c"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_lean_classifier_is_the_native_one_within_a_hundred_thousandth(classifier: Any, tmp_path: Path):
+    lean.export(classifier, tmp_path)
+    exported = runpy.run_path(str(SCRIPTS / "setfit_lean" / "classifier.py"))["Classifier"](tmp_path)
+    texts = pd.read_csv(ROOT / "data" / "sentences_test.csv")["text"].tolist()[::10]
+    for batch in (texts[:1], texts[:2], texts, ODD_SENTENCES):
+        native = classifier.predict_proba(batch, as_numpy=True)
+        assert np.abs(exported.probabilities(batch) - native).max() < 1e-5
+    assert exported.labels.tolist() == classifier.model_head.classes_.tolist()
+
+
+def test_a_classifier_of_another_kind_is_not_exported(classifier: Any, tmp_path: Path):
+    class Other:
+        model_body, model_head = classifier.model_body, LinearRegression()
+
+    with pytest.raises(ValueError, match="the head is a LinearRegression"):
+        lean.export(Other(), tmp_path)
+    Other.model_head, Other.model_body = classifier.model_head, [*classifier.model_body][:1]
+    with pytest.raises(ValueError, match=r"the encoder consists of \['Transformer'\]"):
+        lean.export(Other(), tmp_path)
+
+
+def test_a_worker_imports_what_its_package_brings_and_not_what_is_installed_beside_the_server(tmp_path: Path):
+    begin, _, _ = (SCRIPTS / "setfit_lean" / "model.py").read_text().partition("from classifier import")
+    folder = packages.prepare(tmp_path / "own", SCRIPTS / "setfit_lean")
+    (folder / "model.py").write_text(begin + ANSWER_WITH_MODULES)
+    packages.add_libraries(folder, [f"tokenizers=={metadata.version('tokenizers')}"])
+    for _ in range(2):  # the second worker is forked from what was learned from the first
+        modules = checking.ask(folder, "[]").json()
+        assert modules["tokenizers"].endswith("/model/lib/tokenizers/__init__.py")
+        assert "torch" not in modules
+
+
+ANSWER_WITH_MODULES = """
+import tokenizers
+
+def handle(inputs):
+    found = {name: str(getattr(module, "__file__", "")) for name, module in list(sys.modules.items())}
+    return None if inputs.is_empty() else Output().add_as_json(found)
+"""
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

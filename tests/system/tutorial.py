@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import boto3
 import numpy as np
 import pandas as pd
 
-from mme import session
+from mme import lean, packages, session
 from mme.packages import Example
 from mme.platform import launch
 from mme.settings import Settings
@@ -167,10 +168,23 @@ def train_setfit(folder: Path) -> tuple[list[Any], list[Any]]:
     return records, [str(label) for label in model.predict(records, show_progress_bar=False)]
 
 
+def train_lean_setfit(folder: Path) -> tuple[list[Any], list[Any]]:
+    """The same model, exported, with the libraries that serve it."""
+    records, answers = train_setfit(folder)
+    from setfit import SetFitModel
+
+    lean.export(SetFitModel.from_pretrained(str(folder / "model"), device="cpu"), folder / "exported")
+    shutil.rmtree(folder / "model")
+    (folder / "exported").rename(folder / "model")
+    packages.add_libraries(folder, packages.read_requirements(folder / "lib.txt"))
+    return records, answers
+
+
 TRAINED: dict[str, tuple[str, Callable[[Path], tuple[list[Any], list[Any]]]]] = {
     "linear-regression": ("scikit_learn", train_linear_regression),
     "extra-trees-classifier": ("scikit_learn", train_extra_trees),
     "multi-output-classifier": ("scikit_learn", train_multi_output),
     "setfit-classifier": ("setfit", train_setfit),
+    "setfit-classifier-lean": ("setfit_lean", train_lean_setfit),
 }
 SLUGS = list(TRAINED)
