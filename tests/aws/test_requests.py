@@ -13,7 +13,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from recording import Sent
+from recording import Sent, recording
 
 from mme import cleaning, packages, session
 from mme.packages import Example
@@ -22,6 +22,20 @@ from mme.settings import ROOT, Settings
 RUNNER = Path(__file__).with_name("run_notebooks.py")
 SLUGS = ("linear-regression", "extra-trees-classifier", "multi-output-classifier", "setfit-classifier")
 ALL = [path.name for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+USERS_POLICY = re.search(r"<!-- the user's policy -->\n```json\n(.*?)```", (ROOT / "docs" / "aws.md").read_text(), re.S)
+# Where IAM calls an operation otherwise, or asks for nothing.
+ACTIONS = {
+    "sts:GetCallerIdentity": None,
+    "s3:HeadBucket": "s3:ListBucket",
+    "s3:ListObjectsV2": "s3:ListBucket",
+    "s3:HeadObject": "s3:GetObject",
+    "s3:DeleteObjects": "s3:DeleteObject",
+    "s3:PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
+    "s3:CreateMultipartUpload": "s3:PutObject",
+    "s3:UploadPart": "s3:PutObject",
+    "s3:CompleteMultipartUpload": "s3:PutObject",
+}
+SERVICES = {"service-quotas": "servicequotas", "sagemaker-runtime": "sagemaker"}
 EXPIRY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}Z")
 HANDLER = """
 from djl_python import Output
@@ -94,6 +108,19 @@ def compared(sent: list[Sent]) -> list[tuple[str, str, str]]:
     return [call for call, _ in itertools.groupby(calls) if call[1] != "GetRole"]
 
 
+def actions_of(sent: list[Sent]) -> set[str]:
+    """What IAM is asked for by these calls."""
+    called = {f"{SERVICES.get(call.service, call.service)}:{call.operation}" for call in sent}
+    return {action for action in (ACTIONS.get(call, call) for call in called) if action is not None}
+
+
+def documented() -> set[str]:
+    """The actions of the policy in docs/aws.md."""
+    assert USERS_POLICY is not None
+    given = [statement["Action"] for statement in json.loads(USERS_POLICY[1])["Statement"]]
+    return {action for actions in given for action in ([actions] if isinstance(actions, str) else actions)}
+
+
 def test_before_the_yes_the_notebooks_send_reads_alone(run):
     sent, error = run("aws", "00_setup.ipynb")
     assert "SessionError: nothing has been created on AWS yet" in error
@@ -112,7 +139,9 @@ def test_the_same_is_sent_on_aws_as_locally(run, home, tmp_path, aws):
         serving, error = run(backend, "05_deploy_multi_model_endpoint.ipynb:1,2,3,10", YES="1")
         assert not error
         told[backend] = compared(setting_up + serving)
-        list(cleaning.delete(shelf, cleaning.find(shelf)))
+        with recording() as tidying:
+            list(cleaning.delete(shelf, cleaning.find(shelf)))
+        assert actions_of(setting_up + serving + tidying) <= documented()
     assert {"CreateBucket", "CreateModel", "CreateEndpoint", "DeleteEndpoint"} <= {call[1] for call in told["aws"]}
     assert told["aws"] == told["local"]
 
@@ -124,5 +153,6 @@ def test_all_notebooks_send_the_same_on_aws_as_locally(run, aws):
         sent, error = run(backend, *ALL, YES="1")
         assert not error
         told[backend] = {call for call in compared(sent) if call[1] not in ("UploadPart", "CompleteMultipartUpload")}
+        assert actions_of(sent) <= documented()
         list(cleaning.delete(shelf, cleaning.find(shelf)))
     assert told["aws"] == told["local"]
