@@ -103,6 +103,10 @@ render: $(STAMP) ## run every notebook and keep its outputs in it
 lock: $(STAMP) ## write requirements.txt anew from requirements.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
 
+.PHONY: audit
+audit: $(STAMP) ## ask PyPI for known weaknesses of what is locked; fails where its feed can't be reached
+	@$(BIN)/uv tool run pip-audit --strict --requirement requirements.txt --no-deps --disable-pip --progress-spinner off
+
 .PHONY: clean
 clean: ## remove what runs leave: build/, packages, the platform's home
 	@if test -x $(BIN)/mme; then $(BIN)/mme down; fi
