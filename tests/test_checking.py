@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import joblib
 import numpy as np
 import psutil
 import pytest
+from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LinearRegression
 
 from mme import checking, packages
@@ -170,6 +172,79 @@ WARNINGS: dict[str, tuple[Callable[[Path], None], str, str]] = {
 }
 
 
+class Calls:
+    """An object whose pickle calls a function when it is loaded."""
+
+    def __init__(self, callee: object, *arguments: object) -> None:
+        self.what = (callee, arguments)
+
+    def __reduce__(self) -> object:
+        return self.what
+
+
+def pickled(value: object) -> Callable[[Path], None]:
+    return lambda folder: joblib.dump(value, folder / "model.joblib") and None
+
+
+def of_a_notebook(folder: Path) -> None:
+    """A model of a class that was defined where it was trained."""
+    (folder / "model.joblib").write_bytes(b"c__main__\nMyModel\n)\x81.")
+
+
+def in_skops(folder: Path) -> None:
+    model = ExtraTreesClassifier(2).fit([[0], [1]], [0, 1])
+    packages.save_model(folder, model, "skops", ["sklearn.tree._tree.Tree"])
+    packages.write_properties(folder, {"option.skops_trusted_types": ""})
+
+
+def foreign_lib(folder: Path) -> None:
+    """A library built for another system, as pip on a Mac would bring it."""
+    info = folder / "lib" / "tiny-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (info / "WHEEL").write_text("Wheel-Version: 1.0\nTag: cp311-cp311-macosx_11_0_arm64\n")
+
+
+ERRORS |= {
+    "a pickle that calls the system": (
+        pickled(Calls(os.system, "true")),
+        "model.joblib would call posix.system when it is loaded, which no model needs",
+        "ask who made it",
+    ),
+    "a pickle that evaluates": (pickled([Calls(eval, "1")]), "would call builtins.eval", "don't load it"),
+    "a pickle of a notebook's class": (
+        of_a_notebook,
+        "needs __main__.MyModel, which was defined in a notebook",
+        "a .py file",
+    ),
+    "a pickle that is none": (
+        lambda folder: (folder / "model.joblib").write_bytes(b"\x80\x04 cut") and None,
+        "model.joblib can't be read as a pickle",
+        "save the model again",
+    ),
+    "a type that skops was not told to trust": (
+        in_skops,
+        "model.skops holds types that it isn't trusted with: sklearn.tree._tree.Tree",
+        "option.skops_trusted_types=<type>",
+    ),
+    "a skops file that is none": (
+        lambda folder: (folder / "model.skops").write_bytes(b"no zip") and None,
+        "model.skops can't be read as skops",
+        "save the model again",
+    ),
+    "a library for another system": (
+        foreign_lib,
+        "lib/ holds tiny 1.0 for cp311-cp311-macosx_11_0_arm64, which Python 3.11 on Linux x86_64 can't import",
+        "mme pack --lib",
+    ),
+}
+WARNINGS["a pickle of a library that the model hasn't"] = (
+    lambda folder: (folder / "model.joblib").write_bytes(b"crich.table\nTable\n)\x81.") and None,
+    "model.joblib would import rich.table.Table, which is of none of its model's libraries",
+    "libraries=[...]",
+)
+
+
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_is_named_with_its_cure(folder: Path, tmp_path: Path, case: str):
     spoil, what, cure = ERRORS[case]
@@ -278,6 +353,46 @@ def test_a_handler_of_another_scikit_learn_is_an_error(folder: Path, tmp_path: P
     ]
     assert "pip install 'scikit-learn==1.8.0', train and build again" in report.findings[0].cure
     assert [finding.level for finding in report.findings] == ["error", "warning"]
+
+
+def test_a_pickle_is_listed_and_not_loaded(folder: Path, tmp_path: Path):
+    trace = tmp_path / "trace"
+    joblib.dump([LinearRegression(), Calls(os.system, f"touch {trace}")], folder / "model.joblib", compress=3)
+    report = checking.check(folder)
+    assert report.imports == {"model.joblib": ("posix.system", "sklearn.linear_model._base.LinearRegression")}
+    assert not report.ok and not trace.exists()
+
+
+def test_a_class_of_the_packages_own_is_its_models(light: Path):
+    (light / "mine.py").write_text("class Mine: ...\n")
+    (light / "model.joblib").write_bytes(b"cmine\nMine\n)\x81.")
+    assert str(checking.check(light)) == "line: no faults, 1 golden call equal"
+
+
+def test_a_library_of_the_packages_own_is_neither_missing_nor_foreign(light: Path):
+    info = light / "lib" / "tiny-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (info / "WHEEL").write_text("Wheel-Version: 1.0\nTag: py3-none-any\n")
+    (light / "lib" / "tiny.py").write_text("")
+    handler = "import sys\nsys.path.insert(0, 'lib')\nimport tiny\n" + LIGHT
+    (light / "model.py").write_text(handler)
+    assert str(checking.check(light)) == "line: no faults, 1 golden call equal"
+
+
+def test_what_cannot_be_imported_here_is_checked_but_for_its_golden_calls(light: Path):
+    foreign_lib(light)
+    (finding,) = checking.checks._golden_calls(light, "line")
+    assert finding.level == "warning" and "its start and its golden calls aren't tried" in finding.what
+
+
+@pytest.mark.parametrize("allowed", ["true", "false"])
+def test_another_scikit_learn_is_a_warning_where_the_package_allows_it(folder: Path, allowed: str):
+    properties(f"option.allow_version_mismatch={allowed}\n")(folder)
+    container = dataclasses.replace(checking.DJL_CPU_FULL, libraries={"scikit-learn": "==1.8.0"})
+    report = checking.check(folder, container)
+    assert report.ok == (allowed == "true")
+    assert "built with scikit-learn 1.7.2, but the container 0.36.0-cpu-full has 1.8.0" in str(report)
 
 
 def test_requirements_bring_what_they_require(folder: Path):

@@ -13,10 +13,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import boto3
 import pytest
+from sklearn.ensemble import ExtraTreesClassifier
 
 from mme import checking, cli, packages
 from mme.packages import Example
@@ -198,6 +200,26 @@ def test_pack_makes_an_archive_beside_the_folder_or_where_it_is_told(mme, shelf,
     assert code == 0 and "model.py" in out and f"next: mme check {tmp_path / 'one.tar.gz'}" in out
     code, _, err = mme("pack", tmp_path / "none")
     assert code == 2 and "does not exist" in re.sub(r"[\s│]+", " ", err)
+
+
+def test_pack_writes_the_model_anew_without_a_pickle_when_its_types_are_trusted(mme, tmp_path):
+    folder = packages.prepare(tmp_path / "forest", Settings().scripts_dir / "scikit_learn")
+    packages.save_model(folder, ExtraTreesClassifier(2).fit([[0], [1]], [0, 1]))
+    code, _, err = mme("pack", folder, "--format", "skops")
+    assert code == 1 and "sklearn.tree._tree.Tree; name those that you know and trust" in err
+    code, out, _ = mme("pack", folder, "--format", "skops", "--trust", "sklearn.tree._tree.Tree")
+    assert code == 0 and "model.skops" in out and "model.joblib" not in out
+    code, out, _ = mme("check", folder)
+    assert "model.joblib would import: " in out and "sklearn.ensemble._forest.ExtraTreesClassifier" in out
+
+
+def test_pack_brings_libraries_along(mme, shelf, tmp_path):
+    (tmp_path / "lib.txt").write_text(f"# pure Python\niniconfig=={metadata.version('iniconfig')}\n")
+    code, _, _ = mme("pack", shelf / "line", tmp_path / "line.tar.gz", "--lib", tmp_path / "lib.txt")
+    assert code == 0 and "lib/iniconfig/__init__.py" in packages.names(tmp_path / "line.tar.gz")
+    (tmp_path / "lib.txt").write_text("iniconfig\n")
+    code, _, err = mme("pack", shelf / "line", tmp_path / "line.tar.gz", "--lib", tmp_path / "lib.txt")
+    assert code == 2 and "iniconfig==<version>" in err
 
 
 def test_check_passes_a_sound_package_and_names_the_fault_of_another(mme, shelf):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import uvloop
 
+from mme import packages
 from mme.server import memory, requirements
 from mme.server.config import ContainerConfig, LoadRequest
 from mme.server.errors import Conflict, LoadFailed, ModelNotFound, OutOfMemory, ServerError, WorkerFailed
@@ -292,3 +293,35 @@ def test_every_error_has_a_body_that_java_could_have_written() -> None:
         + ('  "message": "a \\u003c b \\u003d \\u0027c\\u0027 é"\n}\n').encode()
     )
     assert json.loads(ServerError().body()) == {"code": 500, "type": "EngineException"}
+
+
+def test_a_package_whose_files_are_not_what_its_manifest_says_is_not_loaded(tmp_path: Path) -> None:
+    url = package(tmp_path / "m", "open('ran', 'w').close()\n" + HANDLER)
+    os.remove(tmp_path / "m" / "gate")
+    (tmp_path / "m" / "weights").write_text("right")
+    packages.build(tmp_path / "m", tmp_path / "m.tar.gz")
+    (tmp_path / "m" / "manifest.json").write_bytes(packages.describe(tmp_path / "m.tar.gz").to_json())
+
+    async def test(registry: Registry) -> None:
+        (tmp_path / "m" / "weights").write_text("wrong")
+        with pytest.raises(LoadFailed, match=r"weights is not what manifest\.json says"):
+            await registry.load(LoadRequest(name="m", url=url))
+        assert not (tmp_path / "m" / "ran").exists()
+        (tmp_path / "m" / "weights").write_text("right")
+        await registry.load(LoadRequest(name="m", url=url))
+
+    with_registry(tmp_path, test)
+
+
+def test_a_package_with_libraries_for_another_system_is_not_loaded(tmp_path: Path) -> None:
+    url = package(tmp_path / "m")
+    info = tmp_path / "m" / "lib" / "tiny-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (info / "WHEEL").write_text("Wheel-Version: 1.0\nTag: cp39-cp39-macosx_11_0_arm64\n")
+
+    async def test(registry: Registry) -> None:
+        with pytest.raises(LoadFailed, match="lib/ holds tiny 1.0 for cp39-cp39-macosx_11_0_arm64, which Python 3"):
+            await registry.load(LoadRequest(name="m", url=url))
+
+    with_registry(tmp_path, test)
