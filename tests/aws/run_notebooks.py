@@ -11,7 +11,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def main(out: Path, notebooks: list[str]) -> None:
                 ):
                     shell.run_cell(source).raise_error()
         finally:
-            out.write_text(json.dumps([asdict(call) for call in list(sent)], default=plain))
+            out.write_text(json.dumps([vars(call) for call in list(sent)], default=plain))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,11 +13,16 @@ from typing import Any
 
 import boto3
 import pytest
+import typer
 from recording import recording
 
 from mme import preflight, session
-from mme.settings import Settings
+from mme.settings import ROOT, Settings
 
+SPEC = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
+assert SPEC is not None and SPEC.loader is not None
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
 Answer = dict[str, Any]
 
 
@@ -185,3 +193,26 @@ def test_the_plan_names_what_is_created_and_the_price_is_the_users(aws):
     assert [planned.what for planned in plan][-2:] == ["endpoint", "log group"]
     assert plan[-2].billed == "2 x the price of ml.m5.large per hour"
     assert preflight.cost(aws(instance_count=2, instance_price_per_hour=0.25)) == "2 x 0.25 = 0.5 per hour"
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_a_run_on_aws_shows_what_it_creates_and_ends_without_a_yes(aws, role, account, monkeypatch, capsys, answer):
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    with recording() as sent, pytest.raises(typer.Abort):
+        tool.ask(aws(role=role))
+    assert "ok  bucket: " in (said := capsys.readouterr().out) and "1 x the price of ml.m5.large per hour" in said
+    assert "MME_YES" not in os.environ and all(call.is_read for call in sent)
+
+
+def test_a_run_on_aws_goes_on_after_a_yes(aws, role, account, monkeypatch):
+    settings = aws(role=role)
+    monkeypatch.setenv("MME_YES", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    tool.ask(settings)
+    assert os.environ["MME_YES"] == "1"
+
+
+def test_a_run_on_aws_does_not_ask_when_something_is_wrong(aws, account, capsys):
+    with pytest.raises(typer.Exit):
+        tool.ask(aws(role="arn:aws:iam::000000000000:role/nobodys"))
+    assert "to do: name another as `role`" in capsys.readouterr().out

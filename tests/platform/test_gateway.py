@@ -258,6 +258,21 @@ def test_what_aws_can_and_this_cannot_is_refused_by_name(sagemaker: Any, operati
 
 
 @pytest.mark.parametrize(
+    ("service", "operation", "parameters"),
+    [
+        ("service-quotas", "list_service_quotas", {"ServiceCode": "sagemaker"}),
+        ("ecr", "batch_get_image", {"repositoryName": "djl-inference", "imageIds": [{"imageTag": "latest"}]}),
+    ],
+)
+def test_a_service_that_only_an_account_has_is_refused_by_name(
+    client: Any, service: str, operation: str, parameters: dict[str, Any]
+) -> None:
+    error = refused(getattr(client(service), operation), **parameters)
+    assert error.response["Error"]["Code"] == "UnsupportedOperation"
+    assert service.replace("-", "") in error.response["Error"]["Message"]
+
+
+@pytest.mark.parametrize(
     ("target", "body", "status", "code"),
     [
         ("SageMaker.MakeCoffee", b"{}", 400, "UnknownOperationException"),
