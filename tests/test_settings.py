@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from mme.settings import Settings
+from mme.settings import EXPIRY_FORMAT, Settings, configured
 
 
 def test_the_backend_is_local_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +33,18 @@ def test_a_value_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.delenv(f"MME_{name.upper()}", raising=False)
     with pytest.raises(ValidationError, match=name):
         Settings(**{name: value})
+
+
+def test_the_settings_of_the_config_notebook_can_be_had_outside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MME_BACKEND", raising=False)
+    monkeypatch.setenv("MME_PROJECT", "another")
+    settings = configured()
+    assert (settings.backend, settings.project, settings.yes) == ("local", "another", False)
+
+
+def test_tags_say_whose_it_is_and_until_when() -> None:
+    settings = Settings(project="mine", owner="me", run="one", keep_days=2)
+    tags = dict(settings.tags)
+    left = datetime.strptime(tags.pop("mme:expiry"), EXPIRY_FORMAT).replace(tzinfo=UTC) - datetime.now(UTC)
+    assert tags == {"mme:project": "mine", "mme:owner": "me", "mme:run": "one"}
+    assert timedelta(days=2) - timedelta(minutes=2) < left <= timedelta(days=2)

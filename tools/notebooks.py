@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+from pydantic import ValidationError
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -135,7 +136,12 @@ def render(names: Names = None) -> None:
 @app.command()
 def run(names: Names = None) -> None:
     """Execute the notebooks into build/, as notebooks and as pages, and print what the endpoint answered."""
-    settings = configured()
+    try:
+        settings = configured()
+    except ValidationError as error:
+        for fault in error.errors():
+            console.print(f"{fault['loc'][0]}: {fault['msg']}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
     os.environ["MME_RUN"] = settings.run  # one for all notebooks
     if settings.backend == "aws" and not settings.yes:
         ask(settings)
