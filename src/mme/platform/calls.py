@@ -14,6 +14,7 @@ from mme.platform.containers import Container, ContainerGone, Reply
 from mme.platform.errors import AwsError, ModelError, ServiceUnavailable
 from mme.platform.faults import EXITED, TIMED_OUT, Faults
 from mme.platform.hosting import Endpoint, Hosting, Instance, Variant
+from mme.platform.hosting.happenings import Happening, Place
 from mme.platform.hosting.models import Model
 
 # The headers of InvokeEndpoint that reach the container; SageMaker keeps all others to itself.
@@ -41,7 +42,7 @@ class Call:
     """One call on its way: where it is, since when, and what it leaves in the metrics."""
 
     __slots__ = (
-        "config", "faults", "variant", "target", "headers", "body",
+        "config", "faults", "watch", "place", "variant", "target", "headers", "body",
         "started", "deadline", "waited_us", "asked", "model_us", "is_hit", "instance", "model",
     )  # fmt: skip
 
@@ -56,6 +57,8 @@ class Call:
     ) -> None:
         self.config = hosting.config
         self.faults = Faults(hosting.config, endpoint.name)
+        self.watch = hosting.watch
+        self.place = Place(endpoint.name, variant.plan.name)
         self.variant = variant
         self.target = target
         self.body = body
@@ -225,3 +228,5 @@ class Call:
             meter.add("ModelCacheHit", 1 if self.is_hit else 0)
             if not self.is_hit:
                 meter.add("ModelLoadingWaitTime", self.waited_us)
+        outcome = "failed" if errors else "hit" if self.is_hit else "miss"
+        self.watch(self.place, Happening("called", self.target or "", total_us / 1e6, detail=outcome))

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from mme.platform.containers import Container, ContainerGone, Reply
 from mme.platform.hosting.disk import Disk
+from mme.platform.hosting.happenings import Happening, Tell
 from mme.platform.hosting.metrics import Observe, us_since
 from mme.platform.hosting.models import Model, Models, Where
 from mme.platform.hosting.plans import (
@@ -56,6 +57,7 @@ class ModelCache:
         load_timeout_s: float,
         loads_at_once: int,
         observe: Observe,
+        tell: Tell,
     ) -> None:
         self._disk = disk
         self._prefix = prefix
@@ -65,7 +67,8 @@ class ModelCache:
         self._loads = asyncio.Semaphore(loads_at_once)
         self._room = asyncio.Lock()
         self._observe = observe
-        self._models = Models()
+        self._tell = tell
+        self._models = Models(tell)
         self._shelf = Shelf(
             disk,
             store,
@@ -75,6 +78,7 @@ class ModelCache:
             budget_bytes=disk_budget_bytes,
             discard=self._discard,
             observe=observe,
+            tell=tell,
         )
 
     async def restore(self) -> None:
@@ -181,6 +185,7 @@ class ModelCache:
                 container = await self._containers.ready()
                 if model.is_broken:
                     await self._unload(model, container)
+                    self._tell(Happening("unloaded", model.target, detail="it no longer answered"))
                 await self._shelf.bring(model)
                 await self._bring_to_memory(model)
         except TimeoutError:
@@ -199,7 +204,7 @@ class ModelCache:
                     evictions_left = 2 * self._models.loaded_count + _EVICTIONS_AT_LEAST
                     if had_to_wait:
                         continue
-                if evictions_left == 0 or not await self._make_room():
+                if evictions_left == 0 or not await self._make_room(model):
                     raise LoadRefused(refusal.status, refusal.message())
                 evictions_left -= 1
 
@@ -227,6 +232,7 @@ class ModelCache:
             if container is await self._containers.ready():
                 model.where, model.is_broken, model.loaded_at = Where.MEMORY, False, time.monotonic()
                 self._observe("ModelLoadingTime", us_since(started))
+                self._tell(Happening("loaded", model.target, time.perf_counter() - started))
                 self._observe("LoadedModelCount", self._models.loaded_count)
                 return None
 
@@ -236,15 +242,17 @@ class ModelCache:
             await asyncio.sleep(0.05)
         return listed is not None and listed.get(model.id) == "READY"
 
-    async def _make_room(self) -> bool:
+    async def _make_room(self, wanted: Model) -> bool:
         """Unload the least recently used idle model; without one, wait for one. False: there is nothing to unload."""
         while True:
             in_memory = [model for model in self._models if model.where is Where.MEMORY]
             if idle := [model for model in in_memory if model.is_idle]:
                 victim = min(idle, key=lambda model: model.last_used)
-                log.info("%s leaves memory, unused for %.1f s", victim.target, time.monotonic() - victim.last_used)
+                unused_s, size_mb = time.monotonic() - victim.last_used, victim.memory_mb
+                log.info("%s leaves memory, unused for %.1f s", victim.target, unused_s)
                 container = await self._containers.ready()
                 await self._models.change(victim, self._unload(victim, container))
+                self._tell(Happening("evicted", victim.target, unused_s, size_mb, wanted.target))
                 await asyncio.sleep(container.memory_lag_s)
                 return True
             moving = [model for model in self._models if model.where in (Where.LOADING, Where.UNLOADING)]
@@ -300,3 +308,4 @@ class ModelCache:
         for model in self._models:
             if model.is_broken and model.is_idle and model.where is Where.MEMORY:
                 await self._models.change(model, self._unload(model, await self._containers.ready()))
+                self._tell(Happening("unloaded", model.target, detail="the container called it broken"))

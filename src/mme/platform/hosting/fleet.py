@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from mme.platform.config import MARK, PlatformConfig
 from mme.platform.containers import Container, ContainerKind, ContainerSpec, ContainerStartFailed
 from mme.platform.hosting.cache import ModelCache
 from mme.platform.hosting.disk import Disk
+from mme.platform.hosting.happenings import Happening, Place, Watch
 from mme.platform.hosting.instance_types import instance_type, memory_budget_mb
 from mme.platform.hosting.logs import InstanceLog
 from mme.platform.hosting.metrics import Meter
@@ -46,11 +48,14 @@ class Instance:
         publisher: Publisher,
         meter: Meter,
         health_period_s: float,
+        watch: Watch,
     ) -> None:
         self.id = f"i-{secrets.token_hex(8)}"
         self.number = number
         self.folder = folder
         self.in_flight = 0
+        self.memory_used_mb: float | None = None
+        """What the container took when it was last asked, its fork servers included; None where it can't say."""
         self._plan = plan
         self._kind = kind
         self._config = config
@@ -65,6 +70,7 @@ class Instance:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = InstanceLog(endpoint_name, plan.name, self.id, folder, publisher)
         known = instance_type(plan.instance_type)
+        self._tell = functools.partial(watch, Place(endpoint_name, plan.name, number))
         self.cache = ModelCache(
             Disk(folder / "models", packages),
             packages,
@@ -75,6 +81,7 @@ class Instance:
             load_timeout_s=config.load_timeout_s,
             loads_at_once=max(2, known.vcpus if known else 2),
             observe=meter.add,
+            tell=self._tell,
         )
 
     @property
@@ -155,6 +162,7 @@ class Instance:
             reason = await self._unhealthy(container)
             log.warning("instance %s of %s: its container is replaced: %s", self.id, self._plan.name, reason)
             self._log.write(f"the container is replaced: {reason}")
+            self._tell(Happening("replaced", detail=reason))
             self._container = None
             self._is_ready.clear()
             self.cache.container_lost()
@@ -194,7 +202,9 @@ class Instance:
     async def refresh(self) -> None:
         """Ask the container what its models cost just now."""
         if self._container is not None and self._plan.is_multi_model:
-            self.cache.show(await self._container.figures())
+            figures = await self._container.figures()
+            self.cache.show(figures)
+            self.memory_used_mb = (figures or {}).get("memory", {}).get("used_mb")
 
     def describe(self) -> dict[str, Any]:
         """The instance as `mme status` shows it."""
@@ -203,6 +213,7 @@ class Instance:
             "id": self.id,
             "pid": self._container.pid if self._container else None,
             "memory_budget_mb": self.memory_mb,
+            "memory_used_mb": self.memory_used_mb,
             "disk_mb": round(self.cache.disk_bytes / 2**20, 1),
             "in_flight": self.in_flight,
             "models": [describe(model) for model in self.cache.models],

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from mme.platform.hosting.disk import DiskKey
+from mme.platform.hosting.happenings import Happening, Tell
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,13 @@ class Model:
         return self.in_use == 0 and self.change is None
 
     @property
+    def memory_mb(self) -> float | None:
+        """What its processes took when it was last asked for; None where nobody measures it."""
+        processes = [*self.figures.get("workers", ()), *filter(None, [self.figures.get("template")])]
+        measured = [process["pss_mb"] or 0 for process in processes if "pss_mb" in process]
+        return round(sum(measured), 1) if measured else None
+
+    @property
     def is_held(self) -> bool:
         """Whether it is in memory or on its way there."""
         return self.where not in (Where.S3, Where.DISK) or self.change is not None
@@ -67,7 +75,8 @@ class Model:
 class Models:
     """The models of one instance, and the tasks that move them between S3, disk and memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
         self._by_target: dict[str, Model] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,6 +124,7 @@ class Models:
             work.close()  # in case it was cancelled before it began
             if not task.cancelled() and (error := task.exception()):
                 log.info("%s: %s", model.target, error)
+                self._tell(Happening("failed", model.target, detail=str(error)))
 
         task = model.change = asyncio.create_task(run())
         self._tasks.add(task)
@@ -149,9 +159,6 @@ class Models:
 
 def describe(model: Model) -> dict[str, Any]:
     """A model as `mme status` shows it."""
-    workers = model.figures.get("workers", [])
-    processes = [*workers, *filter(None, [model.figures.get("template")])]
-    memory = [process["pss_mb"] or 0 for process in processes if "pss_mb" in process]
     return {
         "target_model": model.target,
         "id": model.id,
@@ -159,8 +166,8 @@ def describe(model: Model) -> dict[str, Any]:
         "in_use": model.in_use,
         "last_used": time.time() - time.monotonic() + model.last_used,
         "disk_mb": round(model.key.unpacked_bytes / 2**20, 1) if model.key else None,
-        "workers": workers,
+        "workers": model.figures.get("workers", []),
         "template": model.figures.get("template"),
         "log": model.figures.get("log", []),
-        "memory_mb": round(sum(memory), 1) if memory else None,
+        "memory_mb": model.memory_mb,
     }

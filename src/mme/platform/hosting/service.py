@@ -15,6 +15,7 @@ from typing import Any
 from mme.platform.config import ObjectStore, PlatformConfig
 from mme.platform.containers import ContainerKind, ContainerStartFailed, kind_named
 from mme.platform.hosting.fleet import HEALTH_PERIOD_S, Instance, failure_reason, remove_folder
+from mme.platform.hosting.happenings import Happening, Place, Watch, unwatched
 from mme.platform.hosting.logs import log_group
 from mme.platform.hosting.metrics import INSTANCES, INVOCATIONS, Meter
 from mme.platform.hosting.plans import EndpointPlan, HostingFault, VariantPlan
@@ -36,12 +37,14 @@ class Hosting:
         kind: ContainerKind | None = None,
         health_period_s: float = HEALTH_PERIOD_S,
         replicate: bool = True,
+        watch: Watch = unwatched,
     ) -> None:
         self.config = config
         self._store = store
         self._kind = kind or kind_named(config.container)
         self._health_period_s = health_period_s
         self._replicate = replicate
+        self.watch = watch
         self._publisher = Publisher(config, store)
         self._packages: PackageStore | None = None
         self._endpoints: dict[str, Endpoint] = {}
@@ -78,6 +81,17 @@ class Hosting:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Those that are deployed."""
+        return list(self._endpoints.values())
+
+    @property
+    def packages(self) -> PackageStore:
+        """Where the packages are read from, once this has started."""
+        assert self._packages is not None, "Hosting.start() comes first"
+        return self._packages
+
     def endpoint(self, endpoint_name: str) -> Endpoint | None:
         """The endpoint if it is deployed."""
         return self._endpoints.get(endpoint_name)
@@ -97,6 +111,8 @@ class Hosting:
             variants = await self._build(plan.name, plan.variants)
             old = self._endpoints.get(plan.name)
             self._endpoints[plan.name] = Endpoint(plan.name, variants)
+            count = sum(len(variant.instances) for variant in variants.values())
+            self.watch(Place(plan.name), Happening("deployed", detail=_instances(count)))
             if old is not None:
                 self._spawn(self._retire(old.instances), self._retiring)
 
@@ -128,6 +144,9 @@ class Hosting:
                 leaving += old.instances[len(kept) :]
                 changed[name] = Variant(plan, old.meter, (*kept, *added), replicate=self._replicate)
             self._endpoints[endpoint_name] = Endpoint(endpoint_name, endpoint.variants | changed)
+            for name, variant in changed.items():
+                detail = f"{_instances(len(variant.instances))}, weight {variant.weight:g}"
+                self.watch(Place(endpoint_name, name), Happening("deployed", detail=detail))
             if leaving:
                 self._spawn(self._retire(leaving), self._retiring)
 
@@ -136,6 +155,7 @@ class Hosting:
         async with self._lock(endpoint_name):
             endpoint = self._endpoints.pop(endpoint_name, None)
             await self._discard(endpoint.instances if endpoint is not None else [])
+            self.watch(Place(endpoint_name), Happening("deleted"))
             self._collect()
             for key in [key for key in self._meters if key[0] == endpoint_name]:
                 del self._meters[key]
@@ -146,11 +166,15 @@ class Hosting:
 
     async def status(self) -> list[dict[str, Any]]:
         """Endpoints, variants, instances and models, with what the models cost just now."""
-        await _all(instance.refresh() for endpoint in self._endpoints.values() for instance in endpoint.instances)
+        await self.refresh()
         return [
             {"name": endpoint.name, "variants": [variant.describe() for variant in endpoint.variants.values()]}
             for endpoint in self._endpoints.values()
         ]
+
+    async def refresh(self) -> None:
+        """Ask every container what its models cost just now."""
+        await _all(instance.refresh() for endpoint in self._endpoints.values() for instance in endpoint.instances)
 
     async def flush(self, timeout_s: float = 5) -> bool:
         """Send metrics and log lines now; whether all of it arrived."""
@@ -185,7 +209,6 @@ class Hosting:
         }
 
     async def _start_instances(self, endpoint_name: str, plan: VariantPlan, count: int, meter: Meter) -> list[Instance]:
-        assert self._packages is not None, "Hosting.start() comes first"
         instances = []
         for _ in range(count):
             variant_folder = self.config.folder / endpoint_name / plan.name
@@ -197,10 +220,11 @@ class Hosting:
                 variant_folder / str(number),
                 self._kind,
                 self.config,
-                self._packages,
+                self.packages,
                 self._publisher,
                 meter,
                 self._health_period_s,
+                self.watch,
             )
             self._instances[instance.folder] = instance
             instances.append(instance)
@@ -261,6 +285,10 @@ class Hosting:
                         variant.meter.add("LoadedModelCount", instance.cache.loaded_count)
         for meter in self._meters.values():
             self._publisher.metrics(INVOCATIONS, meter.drain(now))
+
+
+def _instances(count: int) -> str:
+    return f"{count} instance{'' if count == 1 else 's'}"
 
 
 async def _all(work: Iterable[Any]) -> None:

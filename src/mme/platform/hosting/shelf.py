@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mme.platform.hosting.disk import Disk, DiskKey
+from mme.platform.hosting.happenings import Happening, Tell
 from mme.platform.hosting.metrics import Observe, us_since
 from mme.platform.hosting.models import Model, Models, Where
 from mme.platform.hosting.plans import DiskFull, PackageMissing, PackageUnusable, StoreUnavailable
@@ -28,6 +29,7 @@ class Shelf:
         budget_bytes: int,
         discard: Callable[[Model], Coroutine[Any, Any, None]],
         observe: Observe,
+        tell: Tell,
     ) -> None:
         """`loads` bounds what is downloaded and loaded at once; `discard` takes a model from memory and disk."""
         self._disk = disk
@@ -38,6 +40,7 @@ class Shelf:
         self._budget_bytes = budget_bytes
         self._discard = discard
         self._observe = observe
+        self._tell = tell
         self._arriving: dict[str, int] = {}  # bytes of disk that packages on their way here have reserved
 
     async def bring(self, model: Model) -> None:
@@ -59,6 +62,8 @@ class Shelf:
             finally:
                 self._arriving.pop(model.id, None)
                 model.where = Where.DISK if model.key else Where.S3
+            taken_s, size_mb = time.perf_counter() - started, model.key.size_bytes / 2**20
+            self._tell(Happening("fetched", model.target, taken_s, size_mb))
 
     async def _is_current(self, key: DiskKey, at: S3Url) -> bool:
         """Whether the disk's copy is what S3 holds. One whose object S3 no longer has, or can't say, is used."""
@@ -78,5 +83,7 @@ class Shelf:
             if not victims:
                 raise DiskFull(f"{at} takes {size_bytes} bytes of disk; {free} are free and the rest is in use")
             victim = min(victims, key=lambda other: other.last_used)
+            size_mb = victim.key.unpacked_bytes / 2**20 if victim.key else None
             await self._models.change(victim, self._discard(victim))
+            self._tell(Happening("removed", victim.target, time.monotonic() - victim.last_used, size_mb))
         self._arriving[model.id] = size_bytes

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
+from xml.etree import ElementTree
 
 import aiohttp
 from botocore.auth import S3SigV4Auth
@@ -73,8 +75,12 @@ class PackageStore:
     async def close(self) -> None:
         await self._session.close()
 
-    def _request(self, method: str, at: S3Url) -> aiohttp.client._RequestContextManager:
+    def _request(
+        self, method: str, at: S3Url, query: Mapping[str, str] | None = None
+    ) -> aiohttp.client._RequestContextManager:
         url = f"{self._store.s3_url}/{at.bucket}/{quote(at.key, safe='/~')}"
+        if query:
+            url += f"?{urlencode(query, quote_via=quote)}"
         request = AWSRequest(method=method, url=url)
         self._auth.add_auth(request)
         return self._session.request(method, URL(url, encoded=True), headers=dict(request.headers.items()))
@@ -86,6 +92,24 @@ class PackageStore:
                 return _version(response, at)
         except (aiohttp.ClientError, OSError) as error:
             raise StoreUnavailable(f"S3 does not answer for {at}: {error}") from error
+
+    async def targets(self, prefix: S3Url) -> dict[str, int]:
+        """The packages under a prefix, by their names relative to it, in bytes; 1,000 of them at most, as S3 lists.
+
+        Raises StoreUnavailable.
+        """
+        key = prefix.join("x").key[:-1]
+        bucket = S3Url(prefix.bucket, "")
+        try:
+            async with self._request("GET", bucket, {"list-type": "2", "prefix": key}) as response:
+                body = await response.text()
+                if response.status != 200:
+                    raise StoreUnavailable(f"S3 answered {response.status} for a list of {prefix}")
+        except (aiohttp.ClientError, OSError) as error:
+            raise StoreUnavailable(f"S3 does not answer for a list of {prefix}: {error}") from error
+        listed = ElementTree.fromstring(body).iterfind("{*}Contents")
+        sizes = {one.findtext("{*}Key", "")[len(key) :]: int(one.findtext("{*}Size", "0")) for one in listed}
+        return {target: size_bytes for target, size_bytes in sizes.items() if target.endswith(".tar.gz")}
 
     async def download(self, at: S3Url, to: Path, *, limit_bytes: int) -> PackageVersion:
         """GET the object into a new file and return what it was.
