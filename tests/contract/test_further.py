@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import re
 import socket
@@ -12,6 +13,8 @@ import container
 import differences
 import pytest
 from container import Container
+
+from mme import packages
 
 COUNTING = """\
 import os
@@ -77,6 +80,24 @@ def test_a_stream_that_fails_is_cut_off(ours: Container, tmp_path: Path) -> None
     with pytest.raises(http.client.IncompleteRead) as cut:
         ours.call("POST", "/models/streaming/invoke", {}, b"x")
     assert cut.value.partial == b"1"
+
+
+def test_a_package_that_is_not_what_its_manifest_says_is_not_loaded(ours: Container, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("def handle(inputs): ...\n")
+    files = {"model.py": hashlib.sha256(b"def handle(inputs): return None\n").hexdigest()}
+    (tmp_path / "manifest.json").write_bytes(packages.Manifest("3.11", {}, files).to_json())
+    answer = ours.load("changed", tmp_path)
+    assert answer.status == 500 and b"model.py is not what manifest.json says" in answer.body
+
+
+def test_libraries_for_another_system_are_named_when_they_are_loaded(ours: Container, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("def handle(inputs): ...\n")
+    info = tmp_path / "lib" / "tiny-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (info / "WHEEL").write_text("Wheel-Version: 1.0\nTag: cp39-cp39-macosx_11_0_arm64\n")
+    answer = ours.load("foreign", tmp_path)
+    assert answer.status == 500 and b"lib/ holds tiny 1.0 for cp39-cp39-macosx_11_0_arm64" in answer.body
 
 
 def test_each_further_difference_names_a_test_that_shows_it() -> None:

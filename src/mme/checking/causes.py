@@ -35,8 +35,15 @@ _CURES = (
     (r"not loaded within", "do less at the start, or raise option.model_loading_timeout"),
     (r"required_memory_mb", "set both to what the model's workers really take, or take a larger instance"),
     (r"requirements\.txt", "correct the name or the version, or put the wheel into the folder requirements/"),
+    (r"lib/ holds", "serve it where the container's wheels can be imported, or build lib/ for this machine"),
+    (r"is not what manifest\.json says|are not what", "unpack the archive again; if that is at fault, build it again"),
+    (r"Untrusted", "name the types that you know and trust: option.skops_trusted_types=<type>,<type>"),
     (r"error=\d+, ", "correct option.pythonExecutable, or leave it out"),
-    (r"InconsistentVersion|has no attribute|unpickl|pickle", "train and build again with the container's versions"),
+    (
+        r"InconsistentVersion",
+        "train and build again with the container's versions, or accept theirs: option.allow_version_mismatch=true",
+    ),
+    (r"has no attribute|unpickl|pickle", "train and build again with the container's versions"),
 )
 
 
