@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,19 @@ def up() -> None:
     settings = Settings()
     running = launch.up(settings)
     out.print(f"[bold]{running.url}[/] answers as AWS, home {settings.home}")
+    out.print(f"{running.page_url} shows it live")
     out.print('next: eval "$(mme env)", and every AWS client of this shell calls it', style="dim")
+
+
+@app.command(name="open")
+def open_page() -> None:
+    """Open the live page of the platform in a browser, and print its address."""
+    from mme import session
+
+    page_url = session.running(Settings()).page_url
+    out.print(page_url, markup=False)
+    if not webbrowser.open(page_url):
+        out.print("no browser was found here; open the address in one on this machine", style="dim")
 
 
 @app.command()
@@ -135,9 +148,9 @@ def pack(
     from mme import packages
 
     archive = archive or folder.parent / f"{folder.resolve().name}.tar.gz"
-    libraries = packages.read_requirements(lib) if lib else ()
+    wanted = packages.read_requirements(lib) if lib else ()
     try:
-        packages.pack(folder, archive, format=format, trusted=trust or (), libraries=libraries)
+        packages.pack(folder, archive, format=format, trusted=trust or (), lib=wanted)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lib") from None
     out.print(f"{archive}: {', '.join(packages.names(archive))}", markup=False)

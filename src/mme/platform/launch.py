@@ -48,6 +48,8 @@ class Running:
     """A platform that answers. The keys are its home's own and open nothing else."""
 
     url: str
+    page_url: str
+    """Of the live page, with the key to it."""
     pid: int
     home: Path
     region: str
