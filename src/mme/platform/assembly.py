@@ -25,6 +25,8 @@ from mme.platform.hosting import Hosting
 from mme.platform.journal import Journal
 from mme.platform.keyring import Keyring
 from mme.platform.objects import Objects
+from mme.platform.page.app import Page
+from mme.platform.page.events import Recorder
 from mme.platform.resources import Resources
 from mme.platform.runtime import Runtime
 from mme.platform.scalable_targets import DIMENSION
@@ -68,7 +70,10 @@ class Platform:
         self._state = state
         self._objects = objects
         self._aws = aws
-        self._hosting = Hosting(self._config, self._store)
+        recorder = Recorder()
+        self._hosting = Hosting(self._config, self._store, watch=recorder)
+        self._runtime = Runtime(self._hosting)
+        self._page = Page(self._hosting, self._runtime, recorder)
         resources = Resources(self._config, state)
         catalog = Catalog(resources)
         self._endpoints = Endpoints(resources, catalog, self._hosting)
@@ -97,11 +102,12 @@ class Platform:
             await front.listen(listener)
             try:
                 await self._hosting.start()
+                await self._page.start()
                 await _first(ended, self._ready())
                 self._scaler.start()
                 await ended.wait()
             finally:
-                await front.close(_GRACE_S)
+                await asyncio.gather(front.close(_GRACE_S), self._page.close())
                 await self._scaler.close()
                 await self._endpoints.close()
                 await self._hosting.close()
@@ -111,6 +117,7 @@ class Platform:
         await self._endpoints.recover()
         said = {
             "url": self._url,
+            "page_url": self._page.url,
             "pid": os.getpid(),
             "region": self._config.region,
             "instance_memory_mb": self._config.instance_memory_mb,
@@ -129,7 +136,7 @@ class Platform:
             self._config,
             self._store,
             operations=self._operations,
-            runtime=Runtime(self._hosting),
+            runtime=self._runtime,
             admission=Admission(self._store, Keyring(self._store, self._aws, session), is_checked=self._is_checked),
             objects=self._objects,
             kept_objects=Objects(session, self._store, self._state),
