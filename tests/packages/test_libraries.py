@@ -99,6 +99,6 @@ def test_what_this_python_cannot_import_is_named(folder: Path, shelf: Path):
 def test_packing_with_libraries_leaves_the_folder_as_it_was(folder: Path, shelf: Path, tmp_path: Path):
     wheel(shelf, "cp311-cp311-manylinux_2_17_x86_64")
     before = sorted(folder.rglob("*"))
-    packages.pack(folder, tmp_path / "package.tar.gz", libraries=["tiny-lib==1.0"])
+    packages.pack(folder, tmp_path / "package.tar.gz", lib=["tiny-lib==1.0"])
     assert "lib/tiny_lib/__init__.py" in packages.names(tmp_path / "package.tar.gz")
     assert sorted(folder.rglob("*")) == before

@@ -73,11 +73,11 @@ def pack(
     *,
     format: Format | None = None,
     trusted: Collection[str] = (),
-    libraries: Iterable[str] = (),
+    lib: Iterable[str] = (),
 ) -> Manifest:
     """Build an archive from a copy of the folder, its model.joblib written in another format or with a lib/.
 
-    `format` and `trusted` are those of `save_model`, `libraries` the pinned requirements of `add_libraries`. The
+    `format` and `trusted` are those of `save_model`, `lib` the pinned requirements of `add_libraries`. The
     folder stays as it is. Raises as these and `build` do.
     """
     with tempfile.TemporaryDirectory() as place:
@@ -87,7 +87,7 @@ def pack(
             shutil.copy(path, copy / name)
         if format is not None:
             convert_model(copy, format, trusted)
-        if wanted := list(libraries):
+        if wanted := list(lib):
             add_libraries(copy, wanted)
         return build(copy, archive)
 
