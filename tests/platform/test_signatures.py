@@ -124,6 +124,14 @@ def test_a_signature_is_worth_something_for_some_minutes(service: str, seconds: 
             check(request, None if service == "s3" else b"", now)
 
 
+def test_a_time_that_cannot_be_is_no_signature() -> None:
+    one = AWSRequest("POST", f"http://{HOST}/", {}, b"")
+    SigV4Auth(Credentials("key", "secret"), "sagemaker", "us-east-1").add_auth(one)
+    signed = {name: value.replace(one.context["timestamp"][:8], "20260230") for name, value in one.headers.items()}
+    with pytest.raises(NotAuthentic, match="There is no time '20260230T"):
+        check(as_received("POST", one.url, signed), b"")
+
+
 def refusal(there: Running, method: str, target: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, str]:
     """Status and code of the error that a raw request is answered with."""
     with pytest.raises(HTTPError) as error:

@@ -70,9 +70,9 @@ def invocation(request: Request) -> tuple[str, str]:
     endpoint_name, operation = unquote(found[1]), _RUNTIME_OPERATIONS[found[2]]
     if operation == "InvokeEndpointAsync":
         raise UnsupportedOperation(f"{operation} is not supported by the local platform; use InvokeEndpoint")
-    for header, member in _UNSUPPORTED_HEADERS.items():
-        if header in request.headers:
-            raise UnsupportedOperation(f"{member} of {operation} is not supported by the local platform")
+    for header in _UNSUPPORTED_HEADERS.keys() & request.headers.keys():
+        member = _UNSUPPORTED_HEADERS[header]
+        raise UnsupportedOperation(f"{member} of {operation} is not supported by the local platform")
     _validate_invocation(operation, endpoint_name, request.headers)
     return operation, endpoint_name
 
@@ -80,11 +80,10 @@ def invocation(request: Request) -> tuple[str, str]:
 def _validate_invocation(operation: str, endpoint_name: str, headers: Mapping[str, str]) -> None:
     """Check what comes in the path and in headers against the operation's shape; the body's length is checked apart."""
     name_shape, by_header = _invocation_shapes(operation)
-    faults = [*validation.faults(name_shape, endpoint_name, "EndpointName")]
-    for header, member, shape in by_header:
-        if header in headers:
-            faults += validation.faults(shape, headers[header], member)
-    if faults:
+    given = [(name_shape, endpoint_name, "EndpointName")]
+    given += [(shape, headers[header], member) for header, member, shape in by_header if header in headers]
+    if not all(validation.is_sound(shape, value) for shape, value, _ in given):
+        faults = [fault for shape, value, member in given for fault in validation.faults(shape, value, member)]
         raise protocols.of_the_runtime(validation.refusal(faults))
 
 

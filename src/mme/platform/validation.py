@@ -62,6 +62,15 @@ def faults(shape: Shape, value: Any, member: str = "") -> list[str]:
     return list(islice(_faults(shape, value, _join("", member)), _MAX_FAULTS))
 
 
+def is_sound(shape: Shape, value: str) -> bool:
+    """Whether a string has no faults: the same question as `faults`, for what is asked with each invocation."""
+    lengths, enum, pattern = _limits(shape)
+    for bound, limit in lengths:
+        if len(value) < limit if bound == "min" else len(value) > limit:
+            return False
+    return (not enum or value in enum) and (pattern is None or _compiled(pattern).fullmatch(value) is not None)
+
+
 def refusal(found: Sequence[str]) -> ValidationException:
     noun = "error" if len(found) == 1 else "errors"
     return ValidationException(f"{len(found)} validation {noun} detected: {'; '.join(found)}")
