@@ -15,10 +15,14 @@ export const rate = (now) => (counts.get(now - 1) ?? [0]).reduce((sum, value) =>
 export function drawChart(now) {
   for (const second of counts.keys()) if (second < now - SECONDS) counts.delete(second);
   const times = Array.from({ length: SECONDS }, (_, index) => now - SECONDS + index);
-  const data = [times, ...[0, 1, 2].map((kind) => times.map((second) => counts.get(second)?.[kind] ?? 0))];
+  const data = [times, ...[0, 1, 2].map((kind) => line(times.map((second) => counts.get(second)?.[kind] ?? 0), kind))];
   plot ??= makePlot();
   plot.setData(data);
 }
+
+// Cold and failed calls are drawn only around the seconds that had any, so that they don't cover the base line.
+const line = (values, kind) =>
+  kind === 0 ? values : values.map((value, at) => (value || values[at - 1] || values[at + 1] ? value : null));
 
 function makePlot() {
   const style = getComputedStyle(document.documentElement);

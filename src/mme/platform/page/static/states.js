@@ -33,7 +33,9 @@ export function milliseconds(ms) {
 }
 
 export function megabytes(mb) {
-  return mb === null || mb === undefined ? "–" : mb < 10 ? `${mb.toFixed(1)} MB` : `${Math.round(mb)} MB`;
+  if (mb === null || mb === undefined) return "–";
+  if (mb > 0 && mb < 0.1) return `${Math.round(1024 * mb)} KB`;
+  return mb < 10 ? `${mb.toFixed(1)} MB` : `${Math.round(mb)} MB`;
 }
 
 export function make(tag, properties = {}, ...children) {
