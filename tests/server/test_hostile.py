@@ -49,8 +49,11 @@ PROPERTIES = "engine=Python\nminWorkers=1\nmaxWorkers=1\nrequired_memory_mb=10\n
 
 @pytest.fixture(scope="module")
 def target(served: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    """The server with an echo and a saboteur loaded; afterwards both still answer, and nothing has piled up."""
-    for name, code in {"echo": ECHO, "saboteur": SABOTEUR}.items():
+    """The server with an echo and a saboteur loaded; afterwards both still answer, and nothing has piled up.
+
+    A third model is there for requests that happen to unload it.
+    """
+    for name, code in {"echo": ECHO, "saboteur": SABOTEUR, "prey": ECHO}.items():
         folder = tmp_path_factory.mktemp(name)
         (folder / "model.py").write_text(code)
         (folder / "serving.properties").write_text(PROPERTIES)
@@ -66,11 +69,12 @@ def target(served: Container, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def held(served: Container) -> tuple[int, int]:
-    """Descriptors and processes, but for those of the nursery's branches: it may warm one for a model at any time."""
+    """Descriptors and processes, but for the nursery's own: it may warm a branch or have a worker wait at any time."""
     server = served.process()
     nursery = json.loads(served.call("GET", "/_mme/models").body)["nursery"]
-    count = len(nursery["branches"]) + len(nursery["building"])
-    # A branch is one process; its control socket and two pipes are held for it.
+    count = len(nursery["building"])
+    count += sum(1 if branch["standby"] is None else 2 for branch in nursery["branches"])
+    # Each is one process; its socket and two pipes are held for it.
     return server.num_fds() - 3 * count, len(server.children(recursive=True)) - count
 
 
@@ -117,14 +121,13 @@ paths = st.one_of(
             "*",
             "//",
             "/_mme/models",
-            "/models/echo",
+            "/models/prey",
             "/models/echo/invoke",
             "/models/echo/invoke?x=1",
             "/models/%2e%2e/invoke",
             "/predictions/echo",
             "/invocations",
             "/invocations?model_name=echo",
-            "/models/saboteur",
             "/workflows",
             "/metrics",
             "http://x/ping",
@@ -263,7 +266,20 @@ def frame(header: Any, body: bytes = b"", total: int = 0, head: int = 0) -> byte
 
 
 answer_keys = st.sampled_from(
-    ["id", "code", "message", "properties", "index", "content_length", "more", "failure", "modules", "imported"]
+    [
+        "id",
+        "code",
+        "message",
+        "properties",
+        "index",
+        "content_length",
+        "more",
+        "failure",
+        "modules",
+        "imported",
+        "taken",
+        "token",
+    ]
 )
 scribbles = st.one_of(
     st.binary(min_size=1, max_size=40),

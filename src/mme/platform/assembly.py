@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -129,6 +130,8 @@ class Platform:
         new.touch(0o600)
         new.write_text(json.dumps(said))
         new.replace(self._config.home / RUNNING_FILE)
+        gc.collect()
+        gc.freeze()  # what is here now stays, and no collection needs to look through it while calls wait
         log.info("ready at %s, home %s", self._url, self._config.home)
 
     def _gateway(self, session: aiohttp.ClientSession) -> gateway.Gateway:
