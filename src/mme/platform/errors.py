@@ -1,9 +1,8 @@
 """Decides which errors the platform answers: AWS's codes and statuses, one class each, put on the wire by the gateway.
 
 AwsError
-    the control plane (plain ClientError in boto3): ValidationException, ResourceLimitExceeded, ResourceNotFound,
-        ResourceInUse, UnknownOperation, UnsupportedOperation, AccessDenied, UnrecognizedClient,
-        MissingAuthenticationToken, InvalidNextToken, Throttling
+    the control plane (plain ClientError in boto3): ValidationException, ResourceNotFound, UnknownOperation,
+        UnsupportedOperation, AccessDenied, UnrecognizedClient, MissingAuthenticationToken, InvalidNextToken
     the runtime (modelled classes in boto3): ModelError, ModelNotReadyException, ValidationError, ServiceUnavailable,
         InternalFailure, InternalDependencyException
 """
@@ -40,16 +39,8 @@ class SerializationException(AwsError):
     code = "SerializationException"
 
 
-class ResourceLimitExceeded(AwsError):
-    code = "ResourceLimitExceeded"
-
-
 class ResourceNotFound(AwsError):
     code = "ResourceNotFound"
-
-
-class ResourceInUse(AwsError):
-    code = "ResourceInUse"
 
 
 class UnknownOperation(AwsError):
@@ -88,10 +79,6 @@ class InvalidNextToken(AwsError):
     """Application Auto Scaling's word for a page that can't be."""
 
     code = "InvalidNextTokenException"
-
-
-class Throttling(AwsError):
-    code = "ThrottlingException"
 
 
 class ValidationError(AwsError):

@@ -28,7 +28,6 @@ class Counters:
     latency_s: float = 0.0
     queued_s: float = 0.0
     crashes: int = 0
-    started_workers: int = 0
 
     def count(self, code: int, latency_s: float) -> None:
         self.answers[code] = self.answers.get(code, 0) + 1

@@ -311,7 +311,6 @@ class Pool:
         if self._is_closed:
             worker.close()
             return
-        self.counters.started_workers += 1
         self.workers.append(worker)
         self.on_change()
         self.worker_is_free(worker)

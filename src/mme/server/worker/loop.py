@@ -149,7 +149,6 @@ class Worker:
         return True
 
     async def _serve_async(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
-
         reader, writer = await asyncio.open_connection(sock=self._socket)
         tasks: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:  # one task's crash ends them all, and the process
