@@ -33,10 +33,17 @@ def cold(peer: Peer, options: Options) -> Iterator[Record]:
             "figure": "cold",
             "model": kind.key,
             "first_ms": round(first_ms, 2),
-            "ms": round(statistics.median(times_ms), 2),
-            "least_ms": round(min(times_ms), 2),
-            "most_ms": round(max(times_ms), 2),
+            **spread_of(times_ms),
         }
+
+
+def spread_of(times_ms: list[float]) -> Record:
+    """Their median, the least and the most of them."""
+    return {
+        "ms": round(statistics.median(times_ms), 2),
+        "least_ms": round(min(times_ms), 2),
+        "most_ms": round(max(times_ms), 2),
+    }
 
 
 def speed(peer: Peer, options: Options) -> Iterator[Record]:
@@ -138,9 +145,7 @@ def scale(peer: Peer, options: Options) -> Iterator[Record]:
             "figure": "scale",
             "model": kind.key,
             "second_ms": round(second_ms, 2),
-            "ms": round(statistics.median(times_ms), 2),
-            "least_ms": round(min(times_ms), 2),
-            "most_ms": round(max(times_ms), 2),
+            **spread_of(times_ms),
             "template_mb": template,
             "three_workers_mb": round(taken.pss_mb - before.pss_mb, 2),
         }
