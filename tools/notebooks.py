@@ -177,7 +177,7 @@ def ask(settings: Settings) -> None:
 def show(rows: list[list[str]]) -> None:
     """Print a table whose first row is its head and whose first column is names."""
     head, *body = rows
-    table = Table(title="One endpoint, four models", box=SIMPLE, pad_edge=False)
+    table = Table(title="One endpoint for all models", box=SIMPLE, pad_edge=False)
     for number, name in enumerate(head):
         # Heads fold between words, values never: a table cut off at the side of a terminal tells nothing.
         width = max(len(text) for text in [*name.split(), *(row[number] for row in body)])
