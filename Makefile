@@ -73,7 +73,7 @@ notebooks: $(STAMP) ## run every notebook under nbval and compare its outputs
 
 .PHONY: soak
 soak: $(STAMP) ## load the server and the platform for minutes and print the figures
-	@$(BIN)/pytest -q -s -m soak tests/soak tests/platform/test_soak.py
+	@$(BIN)/pytest -q -s -m soak tests/soak tests/platform/test_soak.py tests/aws
 
 # The peer with a process per model where there is a Java to run it.
 BENCH_PEERS := ours,fastapi,$(if $(shell command -v java),mms,mlserver)

@@ -135,10 +135,10 @@ def test_the_same_is_sent_on_aws_as_locally(run, home, tmp_path, aws):
     shelf, told = aws(project="mme-djl", yes=True), {}
     for backend in ("local", "aws"):
         setting_up, error = run(backend, "00_setup.ipynb", YES="1")
-        assert not error
+        assert not error, error[-3000:]
         fill_the_shelf(shelf, tmp_path / backend)
         serving, error = run(backend, "05_deploy_multi_model_endpoint.ipynb:1,2,3,10", YES="1")
-        assert not error
+        assert not error, error[-3000:]
         told[backend] = compared(setting_up + serving)
         with recording() as tidying:
             list(cleaning.delete(shelf, cleaning.find(shelf)))
@@ -152,7 +152,7 @@ def test_all_notebooks_send_the_same_on_aws_as_locally(run, aws):
     shelf, told = aws(project="mme-djl", yes=True), {}
     for backend in ("local", "aws"):
         sent, error = run(backend, *ALL, YES="1")
-        assert not error
+        assert not error, error[-3000:]
         told[backend] = {call for call in compared(sent) if call[1] not in ("UploadPart", "CompleteMultipartUpload")}
         assert actions_of(sent) <= documented()
         list(cleaning.delete(shelf, cleaning.find(shelf)))
