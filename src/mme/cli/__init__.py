@@ -1,0 +1,51 @@
+"""Decides what `mme` understands on the command line: it parses, calls one function of ours, and shows the result."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from mme.cli import account, packages, platform, server
+from mme.cli.console import tell
+
+app = typer.Typer(
+    help="A local SageMaker for multi-model endpoints on DJL Serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for group in (platform, account, packages, server):
+    app.add_typer(group.commands)
+
+
+def _told_errors() -> tuple[type[Exception], ...]:
+    """The errors whose message is meant for the person at the command line; imported late, since some are slow to."""
+    from mme.checking import CheckError
+    from mme.cleaning import CleaningError
+    from mme.images import ImageError
+    from mme.packages import PackageError
+    from mme.platform.launch import LaunchError
+    from mme.session import SessionError
+
+    return LaunchError, SessionError, PackageError, CheckError, CleaningError, ImageError
+
+
+def main() -> None:
+    """Run the command; an error that the user can act on is told in a line, any other with its traceback."""
+    try:
+        app()
+    except ValidationError as error:
+        faults = (
+            f"MME_{str(fault['loc'][0]).upper()}={fault['input']} can't be used: {fault['msg']}"
+            for fault in error.errors()
+        )
+        tell("; ".join(faults))
+    except Exception as error:
+        if not isinstance(error, _told_errors()):
+            raise
+        tell(str(error))
+    else:
+        return
+    sys.exit(1)
