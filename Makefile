@@ -10,6 +10,8 @@ TORCH ?= index
 # Once here, instead of in each process that imports torch or scikit-learn first.
 export UV_COMPILE_BYTECODE := 1
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
+LABS := $(sort $(wildcard notebooks/labs/*.ipynb))
+NBVAL := $(BIN)/pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout=300
 
 # Asked before anything is installed.
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3, 13)) or sys.exit( \
@@ -67,9 +69,12 @@ test: lint ## lint, types, unit and contract tests, then every notebook with its
 	@$(MAKE) --no-print-directory notebooks
 
 .PHONY: notebooks
-notebooks: $(STAMP) ## run every notebook under nbval and compare its outputs
-	@status=0; $(BIN)/pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS) || status=$$?; \
-		$(BIN)/mme down; exit $$status
+notebooks: $(STAMP) ## run every notebook, and the labs shortened, under nbval and compare their outputs
+	@status=0; MME_LAB_SCALE=0.1 $(NBVAL) $(NOTEBOOKS) $(LABS) || status=$$?; $(BIN)/mme down; exit $$status
+
+.PHONY: labs
+labs: $(STAMP) ## run the labs at full length under nbval, in some minutes each
+	@status=0; $(NBVAL) $(LABS) || status=$$?; $(BIN)/mme down; exit $$status
 
 .PHONY: soak
 soak: $(STAMP) ## load the server and the platform for minutes and print the figures

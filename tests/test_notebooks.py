@@ -18,7 +18,7 @@ SPEC.loader.exec_module(tool)
 
 @pytest.mark.parametrize("path", tool.chosen(None), ids=lambda path: path.stem)
 def test_a_notebook_keeps_the_style(path: Path) -> None:
-    assert list(tool.faults(nbformat.read(path, as_version=4))) == []
+    assert list(tool.faults(nbformat.read(path, as_version=4), path.parent.name)) == []
 
 
 @pytest.mark.parametrize("path", tool.chosen(None, with_config=True), ids=lambda path: path.stem)
@@ -67,6 +67,12 @@ def test_a_notebook_without_its_parts_is_told_each_of_them() -> None:
     found = "\n".join(tool.faults(bare))
     for part in ("one heading", "%run config.ipynb", "1 of 2 code cells", "numbered [2]", "## Recap", "**You need**"):
         assert part in found
+
+
+def test_the_six_are_run_without_the_labs_which_are_rendered_and_checked_with_them() -> None:
+    six = tool.chosen(None, with_labs=False)
+    assert [path.name[:2] for path in six] == ["00", "01", "02", "03", "04", "05"]
+    assert all(path.parent.name == "labs" for path in tool.chosen(None)[len(six) :])
 
 
 def test_the_table_that_run_prints_is_what_the_notebook_showed() -> None:

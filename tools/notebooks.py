@@ -37,7 +37,7 @@ TABLE_TAG = "the-four-models"  # the cell of notebook 05 whose output is the tab
 LONGEST_CELL = 15
 LONGEST_MEDIAN_CELL = 6
 SMALLEST_PROSE_SHARE = 0.8
-FIRST_CELL = "%run config.ipynb"
+FIRST_CELLS = {"notebooks": "%run config.ipynb", "labs": "%run ../config.ipynb"}  # by the notebook's folder
 # The account of local runs and the one in which AWS keeps its images: no other may appear.
 ACCOUNTS = {"000000000000", "763104351884"}
 PLACES = re.compile(r"(/home/|/root/|/Users/|/tmp/|/work/|/var/folders/|[A-Z]:\\Users)")
@@ -46,11 +46,14 @@ ACCOUNT = re.compile(r"(?<![\d.])\d{12}(?!\d)")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console(highlight=False)
 Names = Annotated[list[str] | None, typer.Argument(help="Parts of file names; all notebooks when left out.")]
+NumberedNames = Annotated[list[str] | None, typer.Argument(help="Parts of file names; the six when left out.")]
 
 
-def chosen(names: list[str] | None, *, with_config: bool = False) -> list[Path]:
-    """The numbered notebooks in order, or those whose file name contains one of `names`."""
+def chosen(names: list[str] | None, *, with_config: bool = False, with_labs: bool = True) -> list[Path]:
+    """The numbered notebooks in order, then the labs; or those of them whose file name contains one of `names`."""
     paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if with_labs:
+        paths += sorted((NOTEBOOKS / "labs").glob("*.ipynb"))
     if with_config:
         paths.insert(0, NOTEBOOKS / "config.ipynb")
     found = [path for path in paths if not names or any(name in path.name for name in names)]
@@ -134,7 +137,7 @@ def render(names: Names = None) -> None:
 
 
 @app.command()
-def run(names: Names = None) -> None:
+def run(names: NumberedNames = None) -> None:
     """Execute the notebooks into build/, as notebooks and as pages, and print what the endpoint answered."""
     try:
         settings = configured()
@@ -146,7 +149,7 @@ def run(names: Names = None) -> None:
     if settings.backend == "aws" and not settings.yes:
         ask(settings)
     BUILD.mkdir(exist_ok=True)
-    for path in chosen(names):
+    for path in chosen(names, with_labs=bool(names)):
         notebook = executed(path)
         write(clean(notebook), BUILD / path.name)
         page, _ = HTMLExporter(embed_images=True).from_notebook_node(
@@ -191,15 +194,15 @@ def source_lines(cell: NotebookNode) -> list[str]:
     return [line for line in cell.source.splitlines() if line.strip()]
 
 
-def faults(notebook: NotebookNode) -> Iterator[str]:
-    """What a notebook breaks of the house style's checkable rules, each as one sentence."""
+def faults(notebook: NotebookNode, folder: str = "notebooks") -> Iterator[str]:
+    """What a notebook of `folder` breaks of the house style's checkable rules, each as one sentence."""
     cells = notebook.cells
     code = [(index, cell) for index, cell in enumerate(cells) if cell.cell_type == "code"]
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     if len(re.findall(r"^# ", text, re.M)) != 1:
         yield "has not exactly one heading of the first level"
-    if code[0][1].source.strip() != FIRST_CELL:
-        yield f"does not begin with {FIRST_CELL}"
+    if code[0][1].source.strip() != FIRST_CELLS[folder]:
+        yield f"does not begin with {FIRST_CELLS[folder]}"
     lengths = [len(source_lines(cell)) for _, cell in code]
     if statistics.median(lengths) > LONGEST_MEDIAN_CELL:
         yield f"the median code cell has {statistics.median(lengths)} lines, more than {LONGEST_MEDIAN_CELL}"
@@ -233,10 +236,10 @@ def cell_faults(cell: NotebookNode) -> Iterator[str]:
         yield "was never executed: `make render` does it"
     if any(output.output_type == "error" for output in cell.outputs):
         yield "ends in an error; one on purpose belongs into pytest.raises"
-    if cell.source.strip() == FIRST_CELL:
+    if cell.source.strip() in FIRST_CELLS.values():
         return
     if any(re.match(r"\s*[%!]", line) for line in lines):
-        yield f"uses a magic; the only one is {FIRST_CELL}"
+        yield "uses a magic; the only one is the %run of config.ipynb"
         return
     tree = ast.parse(cell.source)
     if "plt.subplots(" in cell.source:
@@ -266,7 +269,7 @@ def lint(names: Names = None) -> None:
     """Check the rules of the house style that a program can check; exit with 1 when one is broken."""
     found = 0
     for path in chosen(names):
-        for fault in faults(nbformat.read(path, as_version=4)):
+        for fault in faults(nbformat.read(path, as_version=4), path.parent.name):
             console.print(f"{path.name}: {fault}", markup=False, soft_wrap=True)
             found += 1
     raise typer.Exit(1 if found else 0)

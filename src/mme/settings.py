@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     image_version: str = "0.36.0-cpu-full"
     container_egress: bool = False
     """Whether the endpoint's containers reach a package index, so that a requirements.txt can be installed in them."""
+    lab_scale: float = Field(default=1, gt=0, le=1)
+    """How much of their load the labs run: 1 is all of it, and what their saved outputs show."""
 
     @field_validator("region", mode="before")
     @classmethod
