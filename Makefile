@@ -21,17 +21,24 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(STAMP): requirements.txt pyproject.toml
+# What the hashes say, and no setup.py is run. Without a hash: torch from PyTorch's own index.
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python
+LOCKED := $(INSTALL) --require-hashes --only-binary :all: --no-deps -r
+# The lines of requirements.hashes.txt that belong to the distributions for which this awk condition is true.
+lines_of = awk '/^[^ ]/ { is_wanted = $(1) } is_wanted' requirements.hashes.txt
+
+$(STAMP): requirements.hashes.txt pyproject.toml
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+		-r <($(call lines_of,/^uv==/))
 ifeq ($(TORCH),cpu)
-	@$(BIN)/uv pip install --python $(BIN)/python --index https://download.pytorch.org/whl/cpu torch==2.7.1+cpu
-	@grep -vE '^(torch|triton|nvidia-[a-z0-9-]+)==' requirements.txt | $(BIN)/uv pip install --python $(BIN)/python --no-deps -r -
+	@$(INSTALL) --index https://download.pytorch.org/whl/cpu torch==2.7.1+cpu
+	@$(call lines_of,!/^(torch|triton|nvidia-[a-z0-9-]+)==/) | $(LOCKED) -
 else
-	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt
+	@$(LOCKED) requirements.hashes.txt
 endif
-	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps -e .
+	@$(INSTALL) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 .PHONY: setup
@@ -104,13 +111,16 @@ bench-guard: $(STAMP) ## measure a few ratios to FastAPI; fail if one is worse t
 render: $(STAMP) ## run every notebook and keep its outputs in it
 	@status=0; $(BIN)/python tools/notebooks.py render || status=$$?; $(BIN)/mme down; exit $$status
 
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header
+
 .PHONY: lock
-lock: $(STAMP) ## write requirements.txt anew from requirements.in
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
+lock: $(STAMP) ## write requirements.txt anew from requirements.in, and with hashes what is installed
+	@$(LOCK) requirements.in -o requirements.txt
+	@$(LOCK) --no-deps --no-annotate --generate-hashes requirements.txt -o requirements.hashes.txt
 
 .PHONY: audit
 audit: $(STAMP) ## ask PyPI for known weaknesses of what is locked; fails where its feed can't be reached
-	@$(BIN)/uv tool run pip-audit --strict --requirement requirements.txt --no-deps --disable-pip --progress-spinner off
+	@$(BIN)/uv tool run pip-audit --strict --requirement requirements.hashes.txt --require-hashes --disable-pip --progress-spinner off
 
 .PHONY: clean
 clean: ## remove what runs leave: build/, packages, the platform's home
