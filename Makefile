@@ -114,9 +114,11 @@ render: $(STAMP) ## run every notebook and keep its outputs in it
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header
 
 .PHONY: lock
-lock: $(STAMP) ## write requirements.txt anew from requirements.in, and with hashes what is installed
+lock: $(STAMP) ## write requirements.txt anew from requirements.in, its hashes and licences, and install it
 	@$(LOCK) requirements.in -o requirements.txt
 	@$(LOCK) --no-deps --no-annotate --generate-hashes requirements.txt -o requirements.hashes.txt
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/python tools/licences.py
 
 .PHONY: audit
 audit: $(STAMP) ## ask PyPI for known weaknesses of what is locked; fails where its feed can't be reached
