@@ -30,7 +30,8 @@ def test_each_copyleft_licence_is_explained() -> None:
 
 
 def test_what_is_vendored_brings_its_licence() -> None:
-    uplot = ROOT / "src/mme/platform/page/static/uplot"
-    assert "MIT License" in (uplot / "LICENSE").read_text()
-    vendored = [file.parent for file in (ROOT / "src").rglob("*.min.*")]
-    assert set(vendored) == {uplot}
+    static = ROOT / "src/mme/platform/page/static"
+    assert "MIT License" in (static / "uplot" / "LICENSE").read_text()
+    assert "SIL OPEN FONT LICENSE Version 1.1" in (static / "inter" / "LICENSE").read_text()
+    vendored = [file.parent for pattern in ("*.min.*", "*.woff2") for file in (ROOT / "src").rglob(pattern)]
+    assert set(vendored) == {static / "uplot", static / "inter"}
