@@ -306,7 +306,7 @@ def test_what_djl_serving_failed_at_is_named_with_its_cure(tmp_path: Path, case:
     report = checking.check(recorded(case, tmp_path / "pkg"))
     assert not report.ok
     assert [f for f in report.findings if f.level == "error" and what in f.what and cure in f.cure], str(report)
-    assert str(tmp_path) not in str(report) and "mme-check" not in str(report)
+    assert str(tmp_path) not in str(report) and "mme-scratch" not in str(report)
 
 
 def test_no_recorded_failure_of_a_load_is_left_out():

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import httpx
 
+from mme.scratch import scratch
 from mme.tether import tethered
 
 _START_TIMEOUT_S = 60
@@ -39,8 +39,9 @@ class ModelServer:
         self._command = [sys.executable, "-m", "mme.server", "--port", str(port)]
         self._environment = environment
         self._owner = os.getpid()
-        self._place = tempfile.TemporaryDirectory(prefix="mme-check-")
-        self._log = Path(self._place.name) / "log"
+        self._places = contextlib.ExitStack()
+        self._place = self._places.enter_context(scratch())
+        self._log = self._place / "log"
         self._log.touch()
         self._started = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,7 +75,7 @@ class ModelServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._place.cleanup()
+        self._places.close()
 
     def _keep(self) -> None:
         try:
@@ -85,7 +86,7 @@ class ModelServer:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=self._environment,
-                    cwd=self._place.name,
+                    cwd=self._place,
                 )
         finally:
             self._started.set()

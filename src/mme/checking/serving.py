@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from mme import packages
 from mme.checking import causes
 from mme.checking.process import CheckError, ModelServer
 from mme.packages import PackageError
+from mme.scratch import scratch
 
 _LOG_ROUND_S = 0.2
 
@@ -113,12 +113,12 @@ def loaded(folder: Path, name: str, timeout_s: float = 300) -> Iterator[Served]:
 @contextmanager
 def unpacked(package: Path) -> Iterator[Path]:
     """A package's files as they land on an endpoint's disk: an archive unpacked, a folder built and unpacked."""
-    with tempfile.TemporaryDirectory(prefix="mme-check-") as place:
+    with scratch() as place:
         archive = package
         if package.is_dir():
-            archive = Path(place) / f"{package.name}.tar.gz"
+            archive = place / f"{package.name}.tar.gz"
             packages.build(package, archive)
-        folder = Path(place) / slug(package) / "model"
+        folder = place / slug(package) / "model"
         packages.unpack(archive, folder)
         yield folder
 

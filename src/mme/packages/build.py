@@ -18,6 +18,7 @@ from mme.packages.errors import CannotBuild
 from mme.packages.layout import MANIFEST, Manifest, files
 from mme.packages.libraries import add_libraries
 from mme.packages.models import Format, convert_model
+from mme.scratch import scratch
 
 _MTIME = 315_532_800  # 1 January 1980: the earliest that every tool can show
 _PIECE_BYTES = 2**20
@@ -80,8 +81,8 @@ def pack(
     `format` and `trusted` are those of `save_model`, `lib` the pinned requirements of `add_libraries`. The
     folder stays as it is. Raises as these and `build` do.
     """
-    with tempfile.TemporaryDirectory() as place:
-        copy = Path(place) / folder.resolve().name
+    with scratch() as place:
+        copy = place / folder.resolve().name
         for name, path in files(folder).items():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy / name)

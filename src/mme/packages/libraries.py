@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags, parse_tag, sys_ta
 from packaging.utils import canonicalize_name
 
 from mme.packages.errors import CannotBuild
+from mme.scratch import scratch
 
 LIB = "lib"
 
@@ -177,12 +177,12 @@ def _is_a_note(path: Path) -> bool:
 
 def _fetch(requirements: list[str], place: Path, target: Target) -> None:
     """What pip would install for the target, without scripts and notes."""
-    with tempfile.TemporaryDirectory() as fetched:
+    with scratch() as fetched:
         version = target.python.replace(".", "")
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
         of_target = ["--python-version", target.python, "--implementation", "cp", "--abi", f"cp{version}"]
         of_target += [word for name in target.platforms() for word in ("--platform", name)]
-        options = ["--no-deps", "--no-compile", "--only-binary=:all:", "--target", fetched, *of_target]
+        options = ["--no-deps", "--no-compile", "--only-binary=:all:", "--target", str(fetched), *of_target]
         said = subprocess.run([*pip, *options, *requirements], capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)
         if said.returncode:
             lines = [line for line in said.stderr.splitlines() if line.startswith("ERROR: ")] or [said.stderr.strip()]
@@ -190,8 +190,8 @@ def _fetch(requirements: list[str], place: Path, target: Target) -> None:
                 f"no wheel of {', '.join(requirements)} for {target}; pip says: {lines[-1].removeprefix('ERROR: ')}; "
                 "correct the version, or give pip an index or PIP_FIND_LINKS that has it"
             )
-        shutil.rmtree(Path(fetched) / "bin", ignore_errors=True)
-        for path in [*Path(fetched).rglob("*")]:
+        shutil.rmtree(fetched / "bin", ignore_errors=True)
+        for path in [*fetched.rglob("*")]:
             if _is_a_note(path):
                 path.unlink()
         shutil.copytree(fetched, place, dirs_exist_ok=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import uvloop
 
 from mme.processes import sweep
+from mme.scratch import scratch
 from mme.server import http, metrics
 from mme.server.app import App
 from mme.server.config import ContainerConfig, LoadRequest
@@ -58,7 +58,8 @@ async def serve(container: ContainerConfig, host: str, port: int, model_store: P
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    folder = container.nursery_dir or Path(tempfile.mkdtemp(prefix="mme-nursery-"))
+    places = contextlib.ExitStack()
+    folder = container.nursery_dir or places.enter_context(scratch())
     nursery = Nursery(
         folder, fork=container.fork, rules=container.box, on_line=lambda *line: _log_line(registry, *line)
     )
@@ -84,8 +85,7 @@ async def serve(container: ContainerConfig, host: str, port: int, model_store: P
         await server.close(_DRAIN_S)
         await registry.close()
         await nursery.close()
-        if container.nursery_dir is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        places.close()
 
 
 async def _load_store(registry: Registry, store: Path) -> None:

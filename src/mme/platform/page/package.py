@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mme.platform.hosting import Hosting, Variant
 from mme.platform.hosting.disk import Disk
 from mme.platform.hosting.models import Where, describe
 from mme.platform.hosting.store import PackageVersion, S3Url
+from mme.scratch import scratch
 
 _SHOWN = ("serving.properties", "requirements.txt", "model.py")
 _LIMIT_BYTES = 2 << 30  # of a package that is fetched to be looked into
@@ -30,8 +30,8 @@ async def look_into(hosting: Hosting, variant: Variant, target: str) -> dict[str
     if folder is not None:
         found = await asyncio.to_thread(_read, folder)
     else:
-        with tempfile.TemporaryDirectory() as scratch:
-            archive = Path(scratch) / "package.tar.gz"
+        with scratch() as place:
+            archive = place / "package.tar.gz"
             await hosting.packages.download(at, archive, limit_bytes=_LIMIT_BYTES)
             found = await asyncio.to_thread(_read, archive)
     version: PackageVersion = await hosting.packages.version(at)
