@@ -69,7 +69,8 @@ class DjlServing(Peer):
         if program is None:
             raise environments.CannotInstall(f"{self.name}: djl-serving is not on PATH")
         address = f"http://127.0.0.1:{self.port}"
-        settings = f"inference_address={address}\nmanagement_address={address}\nmodel_store={self.folder}\n"
+        addresses = f"inference_address={address}\nmanagement_address={address}\n"
+        settings = f"{addresses}model_store={self.folder}\nload_models=NONE\n"
         (self.folder / "config.properties").write_text(settings)
         return [program, "--config-file", str(self.folder / "config.properties")]
 
