@@ -4,6 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -296,3 +297,12 @@ def test_ballast_really_takes_its_memory(tmp_path: Path):
         assert model.ask('{"inputs": [0, 0]}').json() == {"predictions": [64, 64]}
         largest = max(process.memory_info().rss for process in psutil.Process().children(recursive=True))
     assert largest > 64 * 2**20
+
+
+def test_a_tenant_takes_its_time_and_says_since_when_it_has_been_loaded(tmp_path: Path):
+    before = time.time()
+    with checking.served(packages.prepare(tmp_path / "tenant", SCRIPTS / "tenant", {"option.answer_ms": 50})) as model:
+        began = time.monotonic()
+        first, second = model.ask("{}").json(), model.ask("{}").json()
+        assert time.monotonic() - began >= 0.1
+    assert first == second and before < first["loaded_at"] < time.time()

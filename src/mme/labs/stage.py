@@ -15,7 +15,7 @@ from mme.processes import marked
 from mme.settings import Settings
 
 VARIANT = "AllTraffic"
-_WAIT = {"Delay": 1, "MaxAttempts": 120}
+_WAIT = {"Delay": 0.1, "MaxAttempts": 1200}
 _CALL_TIMEOUT_S = 70  # a call may take 60
 
 
