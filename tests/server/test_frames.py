@@ -35,6 +35,25 @@ def test_frames_survive_any_cut_of_the_stream(messages, sizes):
     assert got == messages
 
 
+@given(
+    st.lists(st.tuples(st.dictionaries(st.text(), st.integers()), st.binary(max_size=200)), max_size=8),
+    st.lists(st.integers(1, 50), min_size=1),
+)
+def test_frames_survive_where_bodies_are_received_into_their_room(messages, sizes):
+    stream = b"".join(joined(header, body) for header, body in messages)
+    decoder, got, turn = frames.Decoder(), [], 0
+    while stream:
+        size, room = sizes[turn % len(sizes)], decoder.room
+        if room is None:
+            got += decoder.feed(stream[:size])
+        else:
+            size = min(size, len(room))
+            room[:size] = stream[:size]
+            got += decoder.filled(size)
+        stream, turn = stream[size:], turn + 1
+    assert got == messages
+
+
 @given(st.binary(max_size=300))
 def test_hostile_bytes_are_refused_or_waited_for_and_nothing_else(data):
     try:

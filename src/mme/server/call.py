@@ -74,7 +74,7 @@ class Call:
     def size_bytes(self) -> int:
         return sum(len(value) for _, value in self.contents)
 
-    def answered(self, code: int, message: str, properties: Iterable[Sequence[str]], body: bytes) -> None:
+    def answered(self, code: int, message: str, properties: Iterable[Sequence[str]], body: bytes | bytearray) -> None:
         """The handler's whole answer; code 200 always says OK, as DJL's does."""
         if not 200 <= code <= 999:
             self.failed(JavaFailure("IllegalArgumentException", f"code: {code} (expected: 200 to 999)"))
@@ -93,7 +93,7 @@ class Call:
         headers = [(name, value) for name, value in properties]
         self._exchange.begin(code, headers, None if code == 200 else message)
 
-    def piece(self, body: bytes) -> None:
+    def piece(self, body: bytes | bytearray) -> None:
         self._exchange.piece(body)
 
     def end(self, complete: bool = True) -> None:

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16  # below malloc's threshold for a mapping of its own
 _EXIT_GRACE_S = 2.0
-_LARGE_READ_BYTES = 1 << 20  # once an answer turns out to be large
 DISCONNECTED = "java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected."
 TIMED_OUT = "java.util.concurrent.TimeoutException"
 _MAX_AHEAD = 2  # calls in a worker behind the one it makes
@@ -91,7 +90,6 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._socket = process.socket
         self._decoder = frames.Decoder()
-        self._read_bytes = _READ_BYTES
         self._unsent: list[memoryview] = []
         self._ids = itertools.count(1)
         self._init: asyncio.Future[frames.Header] | None = None
@@ -242,39 +240,44 @@ class Worker:
 
     def _readable(self) -> None:
         try:
-            data = self._socket.recv(self._read_bytes)
+            is_open = self._read()
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if data:
-            self._read(data)
-        else:
+            is_open = False
+        if not is_open:
             self._lose()
 
     def _read_last(self) -> None:
         """The worker has closed its end: what it answered before counts."""
-        if self._is_lost:
-            return
         try:
-            while not self._is_lost and (data := self._socket.recv(_LARGE_READ_BYTES)):
-                self._read(data)
+            while not self._is_lost and self._read():
+                pass
         except OSError:
             pass
         self._lose()
 
-    def _read(self, data: bytes) -> None:
-        self._read_bytes = _LARGE_READ_BYTES if len(data) == self._read_bytes else _READ_BYTES
+    def _read(self) -> bool:
+        """Take what is there, a part of it if it is much; False if the worker has closed. Raises OSError."""
+        room = self._decoder.room
+        if room is None:
+            data = self._socket.recv(_READ_BYTES)
+            count = len(data)
+        else:
+            count = self._socket.recv_into(room)
+        if not count:
+            return False
         try:
-            for header, body in self._decoder.feed(data):
+            for header, body in self._decoder.feed(data) if room is None else self._decoder.filled(count):
                 self._received(header, body)
         except frames.FrameError:
             self._lose()
         # A handler can write to any descriptor of its process, so nothing about a frame is sure.
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             self._lose()
+        return True
 
-    def _received(self, header: frames.Header, body: bytes) -> None:
+    def _received(self, header: frames.Header, body: bytes | bytearray) -> None:
         if "taken" in header:
             self._has_taken = True
             return

@@ -33,8 +33,8 @@ Headers = Iterable[tuple[str, str]]
 class Wire(Protocol):
     """What an exchange needs of its connection."""
 
-    def write(self, data: bytes) -> None: ...
-    def finish(self, exchange: Exchange, head: bytes, body: bytes) -> None: ...
+    def write(self, data: bytes | bytearray) -> None: ...
+    def finish(self, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None: ...
     def abort(self) -> None: ...
 
 
@@ -64,7 +64,9 @@ class Exchange:
         self.on_flow: Callable[[bool], None] | None = None
         self._wire: Wire | None = wire
 
-    def answer(self, code: int, body: bytes = b"", headers: Headers = (), reason: str | None = None) -> None:
+    def answer(
+        self, code: int, body: bytes | bytearray = b"", headers: Headers = (), reason: str | None = None
+    ) -> None:
         """The whole answer. What can't stand in a header or a reason phrase is made harmless."""
         wire, self._wire = self._wire, None
         self.on_gone = self.on_flow = None
@@ -73,7 +75,7 @@ class Exchange:
             head = self._head(code, reason, headers, f"content-length: {len(body)}\r\n" if has_body else "")
             wire.finish(self, head, body if has_body and self.method != "HEAD" else b"")
 
-    def answer_json(self, code: int, body: bytes, reason: str | None = None) -> None:
+    def answer_json(self, code: int, body: bytes | bytearray, reason: str | None = None) -> None:
         self.answer(code, body, _JSON, reason)
 
     def fail(self, error: ServerError) -> None:
@@ -91,9 +93,9 @@ class Exchange:
             framing = "transfer-encoding: chunked\r\n" if self.chunkable else ""
             self._wire.write(self._head(code, reason, headers, framing))
 
-    def piece(self, data: bytes) -> None:
+    def piece(self, data: bytes | bytearray) -> None:
         if self._wire is not None and data and self.method != "HEAD":
-            self._wire.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunkable else data)
+            self._wire.write(b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if self.chunkable else data)
 
     def end(self, complete: bool = True) -> None:
         """The last piece has been given. An incomplete body is cut off, so that the client can tell."""

@@ -162,11 +162,11 @@ class Connection(asyncio.Protocol):
 
     # What an exchange calls
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         if self._transport is not None:
             self._transport.write(data)
 
-    def finish(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+    def finish(self, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None:
         """The answer is complete: go on with the next request, or close."""
         if self._transport is None:
             return

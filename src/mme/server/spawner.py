@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mme import forkserver
+from mme.server.worker import frames
 
 from .capture import Capture
 from .forks import Family, ForkServer, packed
@@ -108,6 +109,8 @@ class Spawner:
         """A new process. Raises ForkRefused."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
+        for end in (ours, theirs):
+            frames.widen(end)
         (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
         try:
             pid, exited = await parent.fork(request | {"stdio": True}, [theirs.fileno(), its_stdout, its_stderr])

@@ -16,7 +16,7 @@ _FIRST_ERROR_CODE = 300  # from here on a batch's one answer goes to each of its
 _CODE = struct.Struct(">h")  # DJL's wire has room for this much, and a handler that answers more loses its worker
 
 
-def to_input(header: frames.Header, body: bytes) -> Input:
+def to_input(header: frames.Header, body: bytes | bytearray) -> Input:
     """The request's Input; several requests merged into one by DJL's keys, `batch_000.<key>`."""
     merged = Input()
     requests = header["inputs"]
@@ -31,7 +31,8 @@ def to_input(header: frames.Header, body: bytes) -> Input:
             prefix = f"batch_{index:03d}."
             merged.properties.update({prefix + key: value for key, value in request["properties"].items()})
         for key, length in request["content"]:
-            merged.content.add(prefix + key, bytearray(body[at : at + length]))
+            is_whole = length == len(body) and isinstance(body, bytearray)
+            merged.content.add(prefix + key, body if is_whole else bytearray(body[at : at + length]))
             at += length
     return merged
 

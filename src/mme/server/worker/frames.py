@@ -16,15 +16,22 @@ MAX_FRAME_BYTES = 1 << 30
 
 Buffer = bytes | bytearray | memoryview
 Header = dict[str, Any]
+Frame = tuple[Header, bytes | bytearray]
 
 _HEAD = struct.Struct("!II")
 _LENGTH_BYTES = 4
 _from_json = json.JSONDecoder().raw_decode
+_SEND_BUFFER_BYTES = 1 << 20  # taken only while it is filled; the kernel gives less where its limit is lower
 _SENDMSG_MAX_BUFFERS = 512  # below IOV_MAX (1024) everywhere
 
 
 class FrameError(Exception):
     """What arrived isn't a frame: the stream can't be read any further, so close it."""
+
+
+def widen(sock: socket.socket) -> None:
+    """Let a socket hold a body of usual size, so that who sends it needn't be woken for each part that was read."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
 def encode(header: Header, *parts: Buffer) -> list[Buffer]:
@@ -51,48 +58,78 @@ def send(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
 
 
 class Decoder:
-    """Cuts a stream into frames: `feed` it whatever arrives, and take the frames that are complete."""
+    """Cuts a stream into frames: `feed` it whatever arrives, and take the frames that are complete.
+
+    While a body is under way, `room` is where its next bytes belong: what is received there, and told to `filled`,
+    isn't copied again. Such a body is a bytearray that nobody else holds; one that came whole is bytes.
+    """
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.room: memoryview | None = None
         self._max_frame_bytes = max_frame_bytes
         self._chunks: list[bytes] = []
         self._held_bytes = 0
         self._wanted_bytes = _HEAD.size
+        self._header: Header = {}
+        self._body = bytearray()
 
-    def feed(self, data: bytes) -> list[tuple[Header, bytes]]:
+    def feed(self, data: bytes) -> list[Frame]:
         """The frames completed by `data`, in order, as (header, body).
 
         Raises FrameError for a length beyond the maximum, lengths that contradict each other and a header that
         isn't a JSON object.
         """
+        frames: list[Frame] = []
+        if self.room is not None:
+            count = min(len(data), len(self.room))
+            self.room[:count] = data[:count]
+            frames = self.filled(count)
+            data = data[count:]
         if self._chunks:
             self._chunks.append(data)
             self._held_bytes += len(data)
             if self._held_bytes < self._wanted_bytes:
-                return []
+                return frames
             data = b"".join(self._chunks)
             self._chunks.clear()
-        frames: list[tuple[Header, bytes]] = []
         start = 0
-        while True:
-            available = len(data) - start
-            self._wanted_bytes = _HEAD.size
-            if available >= _HEAD.size:
-                total, header_bytes = _HEAD.unpack_from(data, start)
-                if total > self._max_frame_bytes or header_bytes + _LENGTH_BYTES > total:
-                    raise FrameError(f"not a frame: total {total}, header {header_bytes} bytes")
-                self._wanted_bytes = _LENGTH_BYTES + total
-                if available >= self._wanted_bytes:
-                    body_at = start + _HEAD.size + header_bytes
-                    end = start + self._wanted_bytes
-                    frames.append((_header(data[start + _HEAD.size : body_at]), data[body_at:end]))
-                    start = end
-                    continue
+        self._wanted_bytes = _HEAD.size
+        while (available := len(data) - start) >= _HEAD.size:
+            total, header_bytes = _HEAD.unpack_from(data, start)
+            if total > self._max_frame_bytes or header_bytes + _LENGTH_BYTES > total:
+                raise FrameError(f"not a frame: total {total}, header {header_bytes} bytes")
+            header_at = start + _HEAD.size
+            body_at = header_at + header_bytes
+            end = start + _LENGTH_BYTES + total
+            if available >= end - start:
+                frames.append((_header(data[header_at:body_at]), data[body_at:end]))
+                start = end
+                continue
+            if available >= body_at - start:
+                self._begin_body(_header(data[header_at:body_at]), end - body_at, data[body_at:])
+                return frames
+            self._wanted_bytes = body_at - start
             break
+        self._held_bytes = available
         if available:
             self._chunks.append(data[start:])
-        self._held_bytes = available
         return frames
+
+    def _begin_body(self, header: Header, size_bytes: int, beginning: bytes) -> None:
+        self._header = header
+        self._body = bytearray(size_bytes)
+        self._body[: len(beginning)] = beginning
+        self.room = memoryview(self._body)[len(beginning) :]
+
+    def filled(self, count: int) -> list[Frame]:
+        """The frame that is complete now that so many bytes were received into `room`, if it is."""
+        assert self.room is not None, "no body is under way"
+        if count < len(self.room):
+            self.room = self.room[count:]
+            return []
+        self.room = None
+        body, self._body = self._body, bytearray()
+        return [(self._header, body)]
 
 
 def _header(data: bytes) -> Header:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .api import Output
 
 _RECEIVE_BYTES = 1 << 16  # below malloc's threshold for a mapping of its own
-_LARGE_RECEIVE_BYTES = 1 << 20  # once a request turns out to be large
 _TAKEN = frames.encode({"taken": True})  # the next call, says a worker with its answer
 _RIGHTS_BYTES = socket.CMSG_SPACE(4)  # room for one descriptor
 
@@ -73,7 +72,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the front closes the socket. Raises LoadFailed, and whatever ends a handler's process."""
-        first: list[tuple[frames.Header, bytes]] = []
+        first: list[frames.Frame] = []
         if self._handler is None:
             first = self._receive()
             if not first:
@@ -96,7 +95,7 @@ class Worker:
         frames.send(self._socket, frames.encode({"id": call_id, "imported": True}))
         return handler
 
-    def _serve(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
+    def _serve(self, handler: Handler, requests: list[frames.Frame]) -> None:
         from . import calls, heap
 
         while True:
@@ -116,18 +115,23 @@ class Worker:
             if not requests:
                 return
 
-    def _receive(self) -> list[tuple[frames.Header, bytes]]:
+    def _receive(self) -> list[frames.Frame]:
         """The requests that are there, at least one; none when the front has closed."""
-        size = _RECEIVE_BYTES
-        requests: list[tuple[frames.Header, bytes]] = []
+        requests: list[frames.Frame] = []
         while not requests:
-            data, rights, _, _ = self._socket.recvmsg(size, _RIGHTS_BYTES)
+            room = self._decoder.room
+            if room is not None:
+                count = self._socket.recv_into(room, 0, socket.MSG_WAITALL)
+                if not count:
+                    return []
+                requests = self._decoder.filled(count)
+                continue
+            data, rights, _, _ = self._socket.recvmsg(_RECEIVE_BYTES, _RIGHTS_BYTES)
             if not data:
                 return []
             for _, _, descriptor in rights:
                 self._tokens = socket.socket(fileno=int.from_bytes(descriptor, sys.byteorder))
             requests = self._decoder.feed(data)
-            size = _LARGE_RECEIVE_BYTES if len(data) == size else _RECEIVE_BYTES
         return requests
 
     def _take(self) -> bool:
@@ -148,7 +152,7 @@ class Worker:
         self._token = None
         return True
 
-    async def _serve_async(self, handler: Handler, requests: list[tuple[frames.Header, bytes]]) -> None:
+    async def _serve_async(self, handler: Handler, requests: list[frames.Frame]) -> None:
         reader, writer = await asyncio.open_connection(sock=self._socket)
         tasks: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:  # one task's crash ends them all, and the process
@@ -169,7 +173,9 @@ class Worker:
                 task.cancel()
         writer.close()
 
-    async def _answer(self, handler: Handler, header: frames.Header, body: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(
+        self, handler: Handler, header: frames.Header, body: bytes | bytearray, writer: asyncio.StreamWriter
+    ) -> None:
         from . import calls
 
         output = await handler.call_async(calls.to_input(header, body))
