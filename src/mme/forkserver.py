@@ -28,6 +28,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -401,9 +402,10 @@ def _ask_for_fork(arguments: list[str]) -> str:
     if reason:
         return reason
     folder = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"mme-zygotes-{os.getuid()}")
-    os.makedirs(folder, 0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.makedirs(folder, 0o700, exist_ok=True)
     found = os.lstat(folder)
-    if found.st_uid != os.getuid() or found.st_mode & 0o77:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o77:
         return f"{folder} isn't this user's alone"
     here = os.path.dirname(os.path.abspath(__file__))
     preload = _read(os.path.join(here, "preload.txt"))

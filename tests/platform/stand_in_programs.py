@@ -43,7 +43,8 @@ def docker() -> None:
                 file.unlink()
         case "run":
             options = dict(zip(WORDS, WORDS[1:], strict=False))
-            given = dict(pair.split("=", 1) for name, pair in zip(WORDS, WORDS[1:], strict=False) if name == "--env")
+            pairs = [pair.partition("=") for name, pair in zip(WORDS, WORDS[1:], strict=False) if name == "--env"]
+            given = {name: value if equals else os.environ[name] for name, equals, value in pairs}
             argv = server(options["--publish"].split(":")[1], "--mount", options["--volume"])
             child = subprocess.Popen(argv, env=given, start_new_session=True)
             signal.signal(signal.SIGTERM, lambda *_: child.terminate())

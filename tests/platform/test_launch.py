@@ -58,9 +58,23 @@ def test_everything_listens_on_loopback_only(platform: launch.Running) -> None:
     assert listening_addresses(platform.home) == {"127.0.0.1"}
 
 
-def test_the_files_with_keys_are_for_their_owner_only(platform: launch.Running) -> None:
-    for name in ("credentials.json", "platform.json", "state.db", "owner.lock"):
-        assert (platform.home / name).stat().st_mode & 0o077 == 0, name
+def test_nothing_in_a_home_is_for_anybody_but_its_owner(start_platform: Any, connect: Any, tmp_path: Path) -> None:
+    """What is unpacked is as a container needs it, in folders that are."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    with start_platform(home) as running:
+        s3 = connect(running)("s3")
+        s3.create_bucket(Bucket="private")
+        s3.put_object(Bucket="private", Key="folder/object", Body=b"secret")
+        found = [home, *(path for path in home.rglob("*") if "models" not in path.relative_to(home).parts)]
+        assert {path.name for path in found} >= {"credentials.json", "platform.json", "platform.log", "object"}
+        assert [path for path in found if path.stat().st_mode & 0o077] == []
+
+
+def test_a_home_that_others_can_write_to_is_none(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(launch.LaunchError, match=f"{tmp_path} isn't this user's alone"):
+        launch.up(Settings(home=tmp_path))
 
 
 def test_two_homes_run_side_by_side_and_down_leaves_nothing_of_one(

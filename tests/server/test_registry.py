@@ -274,6 +274,25 @@ def test_requirements_that_cannot_be_had_fail_the_load_with_pips_words(tmp_path:
     with_registry(tmp_path, test)
 
 
+def test_environments_that_somebody_else_could_have_made_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    planted = shared / f"mme-cache-{os.getuid()}"
+    planted.mkdir(parents=True)
+    planted.chmod(0o777)
+    monkeypatch.setattr("tempfile.tempdir", str(shared))
+
+    async def test(registry: Registry) -> None:
+        url = package(tmp_path / "m")
+        (tmp_path / "m" / "requirements.txt").write_text("--no-index\nno-such-package-here==9.9\n")
+        with pytest.raises(LoadFailed, match="the server has no folder of its own for it$"):
+            await registry.load(LoadRequest("m", url))
+        assert list(planted.iterdir()) == []
+
+    with_registry(tmp_path, test, DJL_CACHE_DIR="")
+
+
 def test_enable_venv_gives_the_model_a_python_of_its_own_and_takes_it_back(tmp_path: Path) -> None:
     async def test(registry: Registry) -> None:
         url = package(tmp_path / "m", settings="option.enable_venv=true\nmaxWorkers=1\n")

@@ -20,6 +20,7 @@ from mme.platform import backing
 from mme.platform.config import MARK, RUNNING_FILE
 from mme.platform.plain import PlainFormatter
 from mme.platform.state import State, StateError
+from mme.private import UMASK
 
 
 def _arguments() -> argparse.Namespace:
@@ -69,6 +70,7 @@ async def _run(arguments: argparse.Namespace, home: Path, state: State) -> None:
 def main() -> None:
     arguments = _arguments()
     home = arguments.home.expanduser().resolve()
+    os.umask(UMASK)  # of all that is started from here too
     os.environ[MARK] = str(home)  # what is started from here carries it too
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

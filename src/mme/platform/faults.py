@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
+from mme.discretion import discreet, within
 from mme.platform.config import PlatformConfig
 from mme.platform.containers import ContainerGone, Reply
 from mme.platform.errors import (
@@ -50,6 +54,7 @@ class Faults:
 
     def _model_error(self, status: int, text: str) -> ModelError:
         """A model's failure in AWS's words (aws/amazon-sagemaker-examples#407, torchserve-examples#3)."""
+        text = discreet(text, _places(self.config.folder))
         region, account, group = self.config.region, self.config.account_id, log_group(self.endpoint_name)
         return ModelError(
             f"Received {'client' if 400 <= status < 500 else 'server'} error ({status}) from model with message "
@@ -92,3 +97,14 @@ class Faults:
             case ContainerLost() | DiskFull():
                 return ServiceUnavailable(str(error))
         return InternalDependencyException(str(error))
+
+
+@lru_cache(8)
+def _places(instances: Path) -> dict[re.Pattern[str], str]:
+    """What lies under the instances' folder, and where a container on AWS would have it."""
+    root = re.escape(str(instances))
+    return {
+        re.compile(rf"{root}/[^/\s]+/[^/\s]+/\d+/models(?=/)"): "/opt/ml/models",
+        re.compile(rf"{root}/nursery/tmp-\d+/\d+/\d+"): "/tmp",
+        within(instances.parent): "",
+    }

@@ -18,6 +18,7 @@ import psutil
 
 from mme.platform.config import MARK, RUNNING_FILE
 from mme.platform.state import owner_pid
+from mme.private import UMASK, NotPrivate, private
 from mme.processes import marked, sweep
 
 if TYPE_CHECKING:
@@ -130,7 +131,10 @@ def _refuse_missing(container: str) -> None:
 
 def _start(settings: Settings, home: Path) -> Running:
     _refuse_missing(settings.container)
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        private(home)
+    except NotPrivate as error:
+        raise LaunchError(str(error)) from None
     if owner_pid(home) is None and marked(MARK, str(home)):
         sweep(MARK, str(home))  # what a killed platform left
     argv = [
@@ -149,6 +153,7 @@ def _start(settings: Settings, home: Path) -> Running:
     )
     pid = int(detached.stdout)
     # Another process may have started one at the same moment: then ours ends, and theirs is as good.
+        umask=UMASK,
     _wait(lambda: find(home) is not None or (_has_ended(pid) and owner_pid(home) is None), UP_TIMEOUT_S)
     running = find(home)
     if running is None:

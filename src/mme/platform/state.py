@@ -2,6 +2,7 @@
 
 StateError
     HomeInUse           another process owns the home
+    HomeNotPrivate      others can write into it
     StateVersion        the file was written by a newer version
 """
 
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 _LOCK = "owner.lock"
+from mme.private import NotPrivate, private
+
 _LOCK_PATIENCE_S = 0.5  # somebody who looks whether the home is owned holds the lock for a moment
 _FILE = "state.db"
 
@@ -59,6 +62,10 @@ class HomeInUse(StateError):
 
 
 class StateVersion(StateError):
+class HomeNotPrivate(StateError):
+    pass
+
+
     pass
 
 
@@ -105,7 +112,10 @@ class State:
     """
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        try:
+            private(home)
+        except NotPrivate as error:
+            raise HomeNotPrivate(str(error)) from None
         self._lock = _lock(home)
         try:
             self._database = self._open(home / _FILE)

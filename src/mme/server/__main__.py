@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvloop
 
+from mme.private import UMASK, private
 from mme.processes import sweep
 from mme.scratch import scratch
 from mme.server import http, metrics
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     _start_log()
     try:
         container = ContainerConfig.from_environ(os.environ)
+        if container.nursery_dir is not None:
+            private(container.nursery_dir)
     except ValueError as error:
         parser.error(str(error))
     raise_descriptor_limit()

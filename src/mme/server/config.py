@@ -53,6 +53,7 @@ class ContainerConfig:
     fork: bool
     nursery_dir: Path | None
     cache_dir: Path | None
+    """Where packages' own environments are kept; None: in the temporary folder, from one server to the next."""
     environ: Mapping[str, str]
 
     @classmethod
@@ -60,7 +61,8 @@ class ContainerConfig:
         """Raises ValueError naming a variable that can't be understood."""
         budget = _megabytes(environ, "MME_MEMORY_BUDGET_MB")
         limit = _megabytes(environ, "MME_WORKER_MEMORY_MB")
-        nursery, cache = environ.get("MME_NURSERY_DIR"), environ.get("DJL_CACHE_DIR")
+        nursery = environ.get("MME_NURSERY_DIR")
+        cache = environ.get("DJL_CACHE_DIR") or nursery
         return cls(
             multi_model=environ.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true",
             memory_budget_mb=budget,

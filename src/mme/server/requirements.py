@@ -8,13 +8,15 @@ into its own environment, and goes on with a warning if that fails; here the loa
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from mme import packages
+from mme.discretion import discreet, within
+from mme.private import NotPrivate, private
 from mme.server.config import ModelConfig
 from mme.server.errors import LoadFailed
 
@@ -55,7 +59,7 @@ async def interpreter(config: ModelConfig, cache_dir: Path | None) -> str | None
     if not wanted.strip() and not config.enable_venv:
         return config.python
     environment = _place(config, wanted, cache_dir)
-    async with _installs.setdefault(environment, asyncio.Lock()):
+    async with _alone_with(environment):
         if not (environment / "complete").exists():
             await _make(environment, config, file if wanted.strip() else None)
     return str(environment / "bin" / "python")
@@ -110,18 +114,30 @@ def _place(config: ModelConfig, wanted: str, cache_dir: Path | None) -> Path:
     """The same place for the same interpreter and list; for a package's own, its folder instead of the list."""
     key = str(config.model_dir) if config.enable_venv else wanted + _names_in(config.model_dir / "requirements")
     digest = hashlib.sha256(f"{config.python or sys.executable}\0{key}".encode()).hexdigest()[:16]
-    cache = cache_dir or Path(tempfile.gettempdir()) / f"mme-cache-{os.getuid()}"
-    return cache / "environments" / digest
+    try:
+        cache = cache_dir or private(Path(tempfile.gettempdir()) / f"mme-cache-{os.getuid()}")
+        return private(cache / "environments") / digest
+    except NotPrivate as error:  # somebody else's environment would be somebody else's code
+        reason = "requirements.txt can't be satisfied: the server has no folder of its own for it"
+        raise LoadFailed(reason, str(error)) from error
 
 
 def _names_in(folder: Path) -> str:
     return "\0".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ""
 
 
+@contextlib.asynccontextmanager
+async def _alone_with(environment: Path) -> AsyncIterator[None]:
+    """No other load makes this environment meanwhile, in this server or in one beside it."""
+    async with _installs.setdefault(environment, asyncio.Lock()):
+        with environment.parent.with_name(f"{environment.name}.lock").open("w") as lock:
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            yield
+
+
 async def _make(environment: Path, config: ModelConfig, file: Path | None) -> None:
     python = config.python or sys.executable
     shutil.rmtree(environment, ignore_errors=True)
-    environment.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     await _run(python, "-m", "venv", "--without-pip", str(environment))
     own = str(environment / "bin" / "python")
     parent_packages = json.loads(await _run(python, "-c", _ASK_FOR_PACKAGES))[1]
@@ -133,7 +149,10 @@ async def _make(environment: Path, config: ModelConfig, file: Path | None) -> No
         if _is_offline(config):
             options.append("--no-index" if links.is_dir() else "--no-deps")
         pip = [sys.executable, "-m", "pip", "--python", own, "--disable-pip-version-check", "--no-input"]
-        await _run(*pip, "install", "--quiet", *options, "--requirement", str(file))
+        try:
+            await _run(*pip, "install", "--quiet", *options, "--requirement", str(file))
+        except LoadFailed as error:
+            raise LoadFailed(discreet(str(error), {within(file.parent): "", within(environment): ""})) from error
     (environment / "complete").touch()
 
 

@@ -31,6 +31,8 @@ _MODELS = Path("/opt/ml/models")
 _SINGLE_MODEL = Path("/opt/ml/model")
 # Seen: DELETE is answered before the worker's process has ended, and a load 20 ms later is refused for its memory.
 _DJL_MEMORY_LAG_S = 1
+# What a container's variables must not change for the client that starts it.
+_OF_THE_CLIENT = re.compile(r"PATH|HOME|DOCKER_\w+|XDG_\w+|SSH_\w+|\w+_(?:proxy|PROXY)|LD_\w+|MME_\w+")
 _HOME_LABEL = "mme.home"
 _DOCKER_TIMEOUT_S = 60
 
@@ -145,10 +147,14 @@ def _docker(spec: ContainerSpec) -> Launch:
     else:
         options["--volume"] = f"{spec.model_store}:{_SINGLE_MODEL}"
     argv = ["docker", "run", "--rm", *(word for option in options.items() for word in option)]
-    for name, value in {**_reserve(spec), **spec.environment}.items():
-        argv += ["--env", f"{name}={value}"]
+    # Docker's client passes its own variable on where no value is given: everybody can read the arguments.
+    variables = {**_reserve(spec), **spec.environment}
+    passed_on = {name: value for name, value in variables.items() if not _OF_THE_CLIENT.fullmatch(name)}
+    for name, value in variables.items():
+        argv += ["--env", name if name in passed_on else f"{name}={value}"]
     inherited = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
-    return Launch([*argv, docker_image(spec.image), "serve"], {**inherited, **spec.own}, f"http://127.0.0.1:{port}")
+    environment = {**passed_on, **inherited, **spec.own}
+    return Launch([*argv, docker_image(spec.image), "serve"], environment, f"http://127.0.0.1:{port}")
 
 
 def docker_image(image: str) -> str:

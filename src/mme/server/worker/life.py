@@ -179,8 +179,10 @@ def _exec(request: dict[str, Any], sock: socket.socket, lifeline: int) -> NoRetu
     for fd in (sock.fileno(), lifeline):
         os.set_inheritable(fd, True)
     python = request["python"]
+    # Everybody can read the arguments; of the variables, which may be secrets, they hold what is looked for there.
+    told = request | {"env": {name: value for name, value in request["env"].items() if name == "PYTHONPATH"}}
     try:
-        os.execv(python, [python, _MAIN, "worker", str(sock.fileno()), str(lifeline), json.dumps(request)])
+        os.execv(python, [python, _MAIN, "worker", str(sock.fileno()), str(lifeline), json.dumps(told)])
     except OSError as error:
         os.write(2, f"cannot start {python}: {error.strerror}\n".encode())
         os._exit(127)
