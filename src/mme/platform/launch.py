@@ -147,13 +147,13 @@ def _start(settings: Settings, home: Path) -> Running:
         [sys.executable, "-S", "-E", "-c", _DETACH, str(log_file), *argv],
         env=_environment(home),
         cwd="/",
+        umask=UMASK,
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
     pid = int(detached.stdout)
     # Another process may have started one at the same moment: then ours ends, and theirs is as good.
-        umask=UMASK,
     _wait(lambda: find(home) is not None or (_has_ended(pid) and owner_pid(home) is None), UP_TIMEOUT_S)
     running = find(home)
     if running is None:

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_LOCK = "owner.lock"
 from mme.private import NotPrivate, private
 
+_LOCK = "owner.lock"
 _LOCK_PATIENCE_S = 0.5  # somebody who looks whether the home is owned holds the lock for a moment
 _FILE = "state.db"
 
@@ -61,11 +61,11 @@ class HomeInUse(StateError):
     pass
 
 
-class StateVersion(StateError):
 class HomeNotPrivate(StateError):
     pass
 
 
+class StateVersion(StateError):
     pass
 
 

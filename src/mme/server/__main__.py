@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             private(container.nursery_dir)
     except ValueError as error:
         parser.error(str(error))
+    os.umask(UMASK)
     raise_descriptor_limit()
     # Workers carry the container's mark, so that what they start can be found when the container ends.
     mark = os.environ[_MARK] = os.environ.get(_MARK) or uuid.uuid4().hex
