@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import container
+import ordinary
 import psutil
 import pytest
 import uvloop
@@ -42,6 +43,7 @@ def variables(_): return sorted(name for name in os.environ if name.startswith("
 def place(_): return [tempfile.gettempdir(), str(Path.home()), str(resource.getrlimit(resource.RLIMIT_CORE))]
 def leave(name): return write(Path(tempfile.gettempdir(), name))
 def group(_): return [os.getpid(), os.getpgrp(), os.getsid(0)]
+def who(_): return [os.geteuid(), read("/proc/self/status").split("CapEff:")[1].split()[0]]
 def grow(mb):
     kept.append(bytearray(b"x") * (int(mb) << 20))
 
@@ -93,8 +95,10 @@ def with_worker(
     test: Callable[[Asker], Awaitable[None]],
     rules: box.Rules = box.Rules(),  # noqa: B008
     fork: bool = True,
+    before: Callable[[], None] = ordinary.be_ordinary,
+    **spec: Any,
 ) -> None:
-    """Start a worker of the intruder, and test it."""
+    """Start a worker of the intruder, as an ordinary user, and test it."""
     model = folder / "intruder"
     model.mkdir()
     (model / "model.py").write_text(INTRUDER)
@@ -103,7 +107,7 @@ def with_worker(
         nursery = Nursery(folder / "nursery", fork=fork, rules=rules)
         await nursery.start()
         try:
-            asker = Asker(await nursery.worker(WorkerSpec("intruder", model, "model.py")))
+            asker = Asker(await nursery.worker(WorkerSpec("intruder", model, "model.py", **spec)))
             with asker.worker.socket:
                 await asker.ask(op="init")
                 await test(asker)
@@ -111,7 +115,7 @@ def with_worker(
             await nursery.close()
         assert [path.name for path in (folder / "nursery").glob("tmp-*")] == []
 
-    uvloop.run(run())
+    ordinary.in_a_process(before, lambda: uvloop.run(run()))
 
 
 def secrets(folder: Path) -> list[Path]:
@@ -123,8 +127,14 @@ def secrets(folder: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("fork", [True, False])
-def test_a_package_reaches_its_own_folders_and_nothing_else(tmp_path: Path, fork: bool) -> None:
+@pytest.mark.parametrize(
+    "fork, before",
+    [(True, ordinary.be_ordinary), (False, ordinary.be_ordinary), (True, lambda: None)],
+    ids=["forked", "plain", "as who runs the tests"],
+)
+def test_a_package_reaches_its_own_folders_and_nothing_else(
+    tmp_path: Path, fork: bool, before: Callable[[], None]
+) -> None:
     paths = secrets(tmp_path)
 
     async def test(asker: Asker) -> None:
@@ -150,7 +160,34 @@ def test_a_package_reaches_its_own_folders_and_nothing_else(tmp_path: Path, fork
         assert reached == (expected if version else [*tries, 0, 1, 2])
         assert own[0] == INTRUDER and own[1:3] == [5, 5] and "PermissionError" not in own
 
-    with_worker(tmp_path, test, fork=fork)
+    with_worker(tmp_path, test, fork=fork, before=before)
+
+
+def test_the_intruder_is_an_ordinary_user_even_if_root_runs_the_tests(tmp_path: Path) -> None:
+    async def test(asker: Asker) -> None:
+        ((user, capabilities),) = await asker.ask(("who", ""))
+        assert user == (os.geteuid() or ordinary.USER) and int(capabilities, 16) == 0
+
+    with_worker(tmp_path, test)
+
+
+def test_a_kernel_without_landlock_is_told_of_and_serves(tmp_path: Path) -> None:
+    paths = secrets(tmp_path)
+
+    async def test(asker: Asker) -> None:
+        assert box.describe() == "none: Linux kernel without Landlock"
+        assert await asker.ask(("read", str(paths[0])), ("leave", "note")) == ["secret", 5]
+
+    with_worker(tmp_path, test, before=ordinary.forget_landlock)
+
+
+def test_a_packages_variables_are_not_among_its_workers_arguments(tmp_path: Path) -> None:
+    async def test(asker: Asker) -> None:
+        assert asker.worker.origin.startswith("plain")
+        assert "a-token" not in Path(f"/proc/{asker.worker.pid}/cmdline").read_text()
+        assert (await asker.ask(("read", "/proc/self/environ")))[0].count("TOKEN=a-token") == 1
+
+    with_worker(tmp_path, test, fork=False, env={"TOKEN": "a-token"})
 
 
 def test_the_container_can_open_the_box(tmp_path: Path) -> None:
