@@ -9,7 +9,7 @@ from mme import packages
 from mme.checking import contents, models, requirements, settings
 from mme.checking.containers import DJL_CPU_FULL, Container
 from mme.checking.process import CheckError
-from mme.checking.report import Finding, Report
+from mme.checking.report import Finding, Report, finding
 from mme.checking.serving import CannotLoad, Served, loaded, slug, unpacked
 from mme.packages import Example, PackageError
 from mme.packages.layout import MANIFEST
@@ -28,15 +28,15 @@ def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
         with unpacked(package) as folder:
             pickled = models.pickled(folder)
             findings += _static(folder, container, pickled)
-            if all(finding.level == "warning" for finding in findings):
+            if all(found.level == "warning" for found in findings):
                 calls = list(_golden_calls(folder, slug(package)))
-                findings += [finding for finding in calls if finding]
+                findings += [found for found in calls if found]
                 equal = calls.count(None)
     except packages.PackageNotFound:
         raise
     except PackageError as error:
-        findings.append(Finding("error", str(error), "build it with packages.build from a folder of plain files"))
-    findings.sort(key=lambda finding: finding.level)
+        findings.append(finding("no-package", str(error)))
+    findings.sort(key=lambda found: found.level)
     imports = {name: tuple(map(str, found)) for name, found in pickled.items() if isinstance(found, list)}
     return Report(slug(package), tuple(findings), equal, imports)
 
@@ -55,50 +55,36 @@ def _static(folder: Path, container: Container, pickled: models.Pickled) -> Iter
         yield from models.check(folder, pickled, manifest.libraries)
     else:
         yield from models.check(folder, pickled, {})
-        yield Finding(
-            "warning",
-            f"there is no {MANIFEST}, so nobody knows with which versions it was made",
-            "build the archive with packages.build",
-        )
+        yield finding("no-manifest", f"there is no {MANIFEST}, so nobody knows with which versions it was made")
 
 
 def _golden_calls(folder: Path, name: str) -> Iterator[Finding | None]:
     """For each example a finding, or None where the answer is the expected one."""
     examples = packages.examples(folder)
     if not examples:
-        yield Finding(
-            "warning", "there are no golden calls, so only its start is tried", "write some: packages.write_examples"
-        )
+        yield finding("no-golden-calls", "there are no golden calls, so only its start is tried")
     if reason := packages.misfit(folder):
-        yield Finding("warning", f"{reason}: its start and its golden calls aren't tried", "check it on such a machine")
+        yield finding("golden-calls-not-tried", f"{reason}: its start and its golden calls aren't tried")
         return
     try:
         with loaded(folder, name) as model:
             for example in examples:
                 yield _golden_call(model, example)
     except CannotLoad as error:
-        yield Finding("error", f"its handler can't be loaded: {error}", error.cure)
+        yield finding(error.name, f"its handler can't be loaded: {error}")
     except CheckError as error:
-        yield Finding("error", f"its handler can't be asked: {error}", "correct it and build again")
+        yield finding("handler-fails", f"its handler can't be asked: {error}")
 
 
 def _golden_call(model: Served, example: Example) -> Finding | None:
     answer = model.ask(example.body, example.content_type, example.accept)
     shown = answer.body[:300].decode(errors="replace")
     if answer.status != 200:
-        return Finding(
-            "error",
-            f'golden call "{example.name}": answered {answer.status} {shown}',
-            "correct the handler or the call",
-        )
+        return finding("golden-call-refused", f'golden call "{example.name}": answered {answer.status} {shown}')
     try:
         difference = example.difference(answer.json())
     except ValueError:
         difference = f"the answer is not JSON: {shown}"
     if difference is None:
         return None
-    return Finding(
-        "error",
-        f'golden call "{example.name}": {difference}',
-        "find what differs from where the answer was kept: model, handler, versions; or keep the new answer",
-    )
+    return finding("golden-call-differs", f'golden call "{example.name}": {difference}')

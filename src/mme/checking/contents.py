@@ -14,9 +14,9 @@ from packaging.utils import canonicalize_name
 
 from mme import packages
 from mme.checking.containers import Container
-from mme.checking.report import Finding
+from mme.checking.report import Finding, finding
 from mme.packages import Manifest
-from mme.packages.layout import EXAMPLES, HANDLER, MANIFEST, PROPERTIES, REQUIREMENTS, imports
+from mme.packages.layout import EXAMPLES, HANDLER, MANIFEST, PROPERTIES, REQUIREMENTS, imports, module_owners
 from mme.server import engines, properties
 from mme.server.errors import ModelNotFound, ServerError
 
@@ -31,11 +31,8 @@ def layout(folder: Path, container: Container) -> Iterator[Finding]:
     visible = [path for path in folder.iterdir() if path.name not in (MANIFEST, EXAMPLES) and path.name[0] != "."]
     if len(visible) == 1 and visible[0].is_dir():
         inner = visible[0].name
-        yield Finding(
-            "error",
-            f'everything lies in the folder "{inner}" instead of the top level',
-            f'build from the folder itself: packages.build(Path(".../{inner}"), archive), or tar -C {inner} .',
-        )
+        what = f'everything lies in the folder "{inner}" instead of the top level'
+        yield finding("folder-too-deep", what, inner=inner)
         return
     engine, faults = _engine(folder, container)
     yield from faults
@@ -50,50 +47,31 @@ def layout(folder: Path, container: Container) -> Iterator[Finding]:
         if entry == HANDLER and any(PICKLES.fullmatch(item.name) for item in visible) and not _names_entry(folder):
             if container.serves_without_code:
                 return
-            yield Finding(
-                "error",
-                f"there is no handler, and the container {container.tag} brings none for scikit-learn's files",
-                f"add a {entry} with a function {function}(inputs), or take the container 0.36.0",
-            )
+            what = f"there is no handler, and the container {container.tag} brings none for scikit-learn's files"
+            yield finding("container-too-old", what)
             return
         if nested := [item.name for item in sorted(visible) if (item / PROPERTIES).is_file()]:
             inner = nested[0]
-            yield Finding(
-                "error",
-                f'the package lies in the folder "{inner}", and other files beside that: DJL Serving looks no deeper',
-                f'build from the folder itself: packages.build(Path(".../{inner}"), archive), or tar -C {inner} .',
-            )
+            what = f'the package lies in the folder "{inner}", and other files beside that: DJL Serving looks no deeper'
+            yield finding("folder-too-deep", what, inner=inner)
             return
-        yield Finding(
-            "error",
-            f"there is no handler: {entry} is missing at the top level",
-            f"add a {entry} with a function {function}(inputs); serving_scripts/ holds two to begin with",
-        )
+        what = f"there is no handler: {entry} is missing at the top level"
+        yield finding("no-handler", what, entry=entry, function=function)
         return
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
-        yield Finding(
-            "error",
-            f"{entry} is not Python: {getattr(error, 'msg', error)}" + (f" (line {line})" if line else ""),
-            f"correct it until python -m py_compile {entry} is silent",
-        )
+        what = f"{entry} is not Python: {getattr(error, 'msg', error)}" + (f" (line {line})" if line else "")
+        yield finding("syntax-error", what, entry=entry)
         return
     for node in tree.body:
         if isinstance(node, ast.Raise):
-            yield Finding(
-                "error",
-                f"{entry} line {node.lineno}: its import ends in {ast.unparse(node)}",
-                "raise in the handler, where the error becomes the answer of one call",
-            )
+            what = f"{entry} line {node.lineno}: its import ends in {ast.unparse(node)}"
+            yield finding("raises-when-imported", what)
             return
     if function not in _top_level_names(tree):
-        yield Finding(
-            "error",
-            f"{entry} has no function {function}",
-            f"define {function}(inputs), or name another one by option.handler in {PROPERTIES}",
-        )
+        yield finding("no-function", f"{entry} has no function {function}", function=function)
 
 
 def _engine(folder: Path, container: Container) -> tuple[str | None, list[Finding]]:
@@ -105,32 +83,20 @@ def _engine(folder: Path, container: Container) -> tuple[str | None, list[Findin
     except ModelNotFound:
         return None, []  # told by what is missing
     except ServerError as error:
-        return None, [
-            Finding(
-                "error",
-                f"the CPU containers can't serve it: {error}",
-                "export it as model.onnx or TorchScript (docs/other-models.md), or serve it by a model.py",
-            )
-        ]
+        return None, [finding("unserved-engine", f"the CPU containers can't serve it: {error}")]
     if engine != "Python" and not container.serves_without_code:
         what = f"{engine} answers neither JSON nor CSV in the container {container.tag}, only arrays (npz, NDList)"
-        return engine, [Finding("error", what, "take the container 0.36.0, or serve the model by a model.py")]
+        return engine, [finding("container-too-old", what)]
     return engine, []
 
 
 def _built_in(entry: str, folder: Path, container: Container) -> Iterator[Finding]:
     """Whether a handler of DJL's own is in the container, and finds one model in the package."""
     if not container.serves_without_code and entry in ("djl_python.sklearn_handler", "djl_python.xgboost_handler"):
-        yield Finding(
-            "error", f"the container {container.tag} has no {entry}", "add a model.py, or take the container 0.36.0"
-        )
+        yield finding("container-too-old", f"the container {container.tag} has no {entry}")
     elif entry == "djl_python.xgboost_handler":
         if settings_of(folder).get("option.model_format", "json") == "json" and (folder / MANIFEST).is_file():
-            yield Finding(
-                "error",
-                f"{entry} takes each .json for a model, and {MANIFEST} is one",
-                "save the model as model.ubj and set option.model_format=ubj",
-            )
+            yield finding("manifest-taken-for-a-model", f"{entry} takes each .json for a model, and {MANIFEST} is one")
 
 
 def requirements(folder: Path, container: Container) -> Iterator[Finding]:
@@ -143,14 +109,15 @@ def requirements(folder: Path, container: Container) -> Iterator[Finding]:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            yield Finding("error", f"{REQUIREMENTS} line {number}: {text} is no requirement ({error})", "see PEP 508")
+            yield finding("no-requirement", f"{REQUIREMENTS} line {number}: {text} is no requirement ({error})")
             continue
         required[canonicalize_name(requirement.name)] = requirement
         if not requirement.url and not any(part.operator in ("==", "===") for part in requirement.specifier):
-            yield Finding(
-                "warning",
+            yield finding(
+                "unpinned-requirement",
                 f"{REQUIREMENTS} line {number}: {text} isn't pinned, so each load may install another version",
-                f"write {requirement.name}=={_installed(requirement.name) or '<version>'}",
+                library=requirement.name,
+                version=_installed(requirement.name) or "<version>",
             )
     brought = modules_of(closure(required))
     for path in sorted(folder.glob("*.py")):
@@ -161,11 +128,12 @@ def requirements(folder: Path, container: Container) -> Iterator[Finding]:
         for module in sorted(modules - container.modules - brought):
             if (folder / f"{module}.py").exists() or (folder / module).is_dir() or module in packages.modules(folder):
                 continue
-            name = metadata.packages_distributions().get(module, [module])[0]
-            yield Finding(
-                "error",
+            name = module_owners().get(module, [module])[0]
+            yield finding(
+                "missing-library",
                 f"{path.name} imports {module}, which neither the container {container.tag} nor {REQUIREMENTS} brings",
-                f"add {name}=={_installed(name) or '<version>'} to {REQUIREMENTS}",
+                library=name,
+                version=_installed(name) or "<version>",
             )
 
 
@@ -182,25 +150,23 @@ def versions(folder: Path, manifest: Manifest, container: Container) -> Iterator
         if not SpecifierSet(bound).contains(version.partition("+")[0], prereleases=True):
             is_allowed = settings_of(folder).get(MISMATCH) == "true" and key not in pinned
             place = f"{REQUIREMENTS} installs" if key in pinned else f"the container {container.tag} has"
-            yield Finding(
-                "warning" if is_allowed else "error",
+            yield finding(
+                "other-version",
                 f"the package was built with {name} {version}, but {place} {there}",
-                f"pip install '{name}{bound}', train and build again"
-                + ("" if key in pinned else f"; or put {name}=={version} into {REQUIREMENTS}"),
+                "warning" if is_allowed else "error",
+                library=name,
+                bound=bound,
+                version=version,
             )
     if reason := packages.misfit(folder, packages.Target(container.python)):
-        yield Finding(
-            "error",
-            f"{reason} (the container {container.tag})",
-            "fill lib/ anew by packages.add_libraries or mme pack --lib: they take what the container can import",
-        )
+        yield finding("library-of-another-system", f"{reason} (the container {container.tag})")
     pickles = sorted(name for name in manifest.files if PICKLES.fullmatch(name))
     if pickles and manifest.python != container.python:
-        yield Finding(
-            "warning",
+        yield finding(
+            "pickle-of-another-python",
             f"{pickles[0]} is a pickle written by Python {manifest.python}, and the container {container.tag} "
             f"reads it with {container.python}",
-            f"train with Python {container.python} before you deploy to AWS",
+            python=container.python,
         )
 
 
@@ -266,7 +232,7 @@ def closure(required: Iterable[str]) -> set[str]:
 def modules_of(distributions: set[str]) -> set[str]:
     """The modules they bring; of one that isn't installed here, the module of its own name."""
     modules = {name.replace("-", "_") for name in distributions}
-    for module, owners in metadata.packages_distributions().items() if distributions else ():
+    for module, owners in module_owners().items() if distributions else ():
         if any(canonicalize_name(owner) in distributions for owner in owners):
             modules.add(module)
     return modules

@@ -10,7 +10,7 @@ from pathlib import Path
 from mme import packages
 from mme.checking import pickles
 from mme.checking.contents import PICKLES, closure, modules_of, settings_of
-from mme.checking.report import Finding
+from mme.checking.report import Finding, finding
 from mme.packages.layout import REQUIREMENTS, requirement_names
 from mme.packages.models import TRUSTED_TYPES
 
@@ -39,10 +39,10 @@ def pickled(folder: Path) -> Pickled:
 def check(folder: Path, read: Pickled, libraries: Mapping[str, str]) -> Iterator[Finding]:
     """The faults of an unpacked package's pickles, as they were read, and of its skops files; `libraries` are its
     model's, as the manifest has them."""
-    allowed = _modules(folder, libraries)
+    allowed = _modules(folder, libraries) if read else set()
     for name, found in read.items():
         if isinstance(found, pickles.PickleError):
-            yield Finding("error", str(found), "save the model again, by joblib.dump or as skops")
+            yield finding("pickle-unreadable", str(found))
             continue
         yield from _reach(name, [each for each in found if not each.is_harmless], allowed)
     for path in sorted(folder.glob("*.skops")):
@@ -61,24 +61,15 @@ def _modules(folder: Path, libraries: Mapping[str, str]) -> set[str]:
 def _reach(name: str, found: list[pickles.Import], allowed: set[str]) -> Iterator[Finding]:
     standard = [str(each) for each in found if each.is_standard and each.top != "__main__"]
     if standard:
-        yield Finding(
-            "error",
-            f"{name} would call {_listed(standard)} when it is loaded, which no model needs",
-            "don't load it, and ask who made it; of a model that you trained yourself, remove what holds that",
-        )
+        what = f"{name} would call {_listed(standard)} when it is loaded, which no model needs"
+        yield finding("pickle-calls-the-system", what)
     if own := [str(each) for each in found if each.top == "__main__"]:
-        yield Finding(
-            "error",
-            f"{name} needs {_listed(own)}, which was defined in a notebook or script and is not in the package",
-            "define it in a .py file that lies in the package, import it from there, train and save again",
-        )
+        what = f"{name} needs {_listed(own)}, which was defined in a notebook or script and is not in the package"
+        yield finding("class-of-a-notebook", what)
     foreign = [str(each) for each in found if not each.is_standard and each.top not in allowed]
     if foreign:
-        yield Finding(
-            "warning",
-            f"{name} would import {_listed(foreign)}, which is of none of its model's libraries",
-            "if that belongs to the model, name it to packages.build(..., libraries=[...]); else don't load the file",
-        )
+        what = f"{name} would import {_listed(foreign)}, which is of none of its model's libraries"
+        yield finding("pickle-of-a-strange-library", what)
 
 
 def _types(path: Path, trusted: str) -> Iterator[Finding]:
@@ -87,14 +78,11 @@ def _types(path: Path, trusted: str) -> Iterator[Finding]:
     try:
         unknown = set(skops.io.get_untrusted_types(file=path)) - {name.strip() for name in trusted.split(",")}
     except (zipfile.BadZipFile, OSError, LookupError, TypeError, ValueError) as error:
-        yield Finding("error", f"{path.name} can't be read as skops ({error})", "save the model again")
+        yield finding("skops-unreadable", f"{path.name} can't be read as skops ({error})")
         return
     if unknown:
-        yield Finding(
-            "error",
-            f"{path.name} holds types that it isn't trusted with: {_listed(sorted(unknown))}",
-            f"name those that you know and trust in serving.properties: {TRUSTED_TYPES}=<type>,<type>",
-        )
+        what = f"{path.name} holds types that it isn't trusted with: {_listed(sorted(unknown))}"
+        yield finding("skops-untrusted", what)
 
 
 def _listed(names: list[str]) -> str:

@@ -6,17 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mme.checking.known import KNOWN
+
 
 @dataclass(frozen=True)
 class Finding:
-    """Something at fault in a package, and what to do about it. A warning lets the package serve."""
+    """Something at fault in a package, and what to do about it. A warning lets the package serve.
+
+    `name` is that of a known error (docs/errors.md).
+    """
 
     level: Literal["error", "warning"]
     what: str
     cure: str
+    name: str
 
     def __str__(self) -> str:
         return f"{self.level}: {self.what}\n  cure: {self.cure}"
+
+
+def finding(name: str, what: str, level: Literal["error", "warning"] | None = None, **case: object) -> Finding:
+    """A known error as it is met: `what` is at fault, and the words of this case for its cure's {places}."""
+    known = KNOWN[name]
+    return Finding(level or known.level, what, known.cure.format(**case), name)
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mme.checking.report import Finding
+from mme.checking.report import Finding, finding
 from mme.packages.layout import REQUIREMENTS
 from mme.server.requirements import are_satisfied
 
@@ -25,15 +25,10 @@ def check(folder: Path) -> Iterator[Finding]:
     try:
         said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        yield Finding(
-            "warning", f"pip found no answer to {REQUIREMENTS} within {_PIP_TIMEOUT_S} s", "look at its index"
-        )
+        what = f"pip found no answer to {REQUIREMENTS} within {_PIP_TIMEOUT_S} s; look at its index"
+        yield finding("requirement-not-found", what, "warning")
         return
     if said.returncode:
         errors = [line for line in said.stderr.splitlines() if line.startswith("ERROR: ")]
         words = (errors or [said.stderr.strip()])[-1].removeprefix("ERROR: ")
-        yield Finding(
-            "error",
-            f"{REQUIREMENTS} can't be satisfied; pip says: {words}",
-            "correct the name or the version, or put the wheel into the folder requirements/",
-        )
+        yield finding("requirement-not-found", f"{REQUIREMENTS} can't be satisfied; pip says: {words}")

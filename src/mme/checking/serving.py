@@ -28,13 +28,13 @@ _LOG_ROUND_S = 0.2
 
 
 class CannotLoad(CheckError):
-    """The server refused to load the package, or its handler failed while it loaded; `cure` says what to do."""
+    """The server refused to load the package, or its handler failed while it loaded; `name` is the known error's."""
 
     code = "CannotLoad"
 
-    def __init__(self, message: str, cure: str = "") -> None:
+    def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
-        self.cure = cure
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def loaded(folder: Path, name: str, timeout_s: float = 300) -> Iterator[Served]:
     """As `served`, for the unpacked files of a package."""
     server = _running()
     name = f"{name}-{next(_numbers)}"
-    with httpx.Client(base_url=server.url, timeout=timeout_s) as client:
+    with _client(server, timeout_s) as client:
         try:
             _load(server, {"model_name": name, "url": str(folder), "min_worker": 1, "max_worker": 1}, timeout_s)
             yield Served(client, name)
@@ -210,7 +210,7 @@ _numbers = itertools.count(1)  # so that a package can be asked twice at once
 def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) -> None:
     """Load a model by POST /models. Raises CannotLoad with the cause."""
     begin = len(server.log())
-    with httpx.Client(base_url=server.url, timeout=timeout_s) as client:
+    with _client(server, timeout_s) as client:
         response = _sent(client, client.build_request("POST", "/models", json=request))
     if response.status_code == 200:
         return
@@ -219,7 +219,12 @@ def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) 
     except (ValueError, KeyError):
         message = f"the server answered {response.status_code} {response.text[:200].strip()}"
     cause = causes.of(message, server.log()[begin:], str(request["model_name"]), Path(str(request["url"])))
-    raise CannotLoad(cause.what, cause.cure)
+    raise CannotLoad(cause.what, cause.name)
+
+
+def _client(server: ModelServer, timeout_s: float) -> httpx.Client:
+    """A client for a server of this machine: it reads no certificates, which takes longer than a question."""
+    return httpx.Client(base_url=server.url, timeout=timeout_s, verify=False, trust_env=False)
 
 
 def _path(name: str) -> str:

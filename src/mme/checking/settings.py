@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mme.checking.report import Finding
+from mme.checking.report import Finding, finding
 from mme.server import config, properties
 from mme.server.errors import JavaFailure, ServerError
 
@@ -34,9 +34,7 @@ def check(folder: Path) -> Iterator[Finding]:
     """The faults of an unpacked package's serving.properties, by line."""
     path = folder / _FILE
     if not path.is_file():
-        yield Finding(
-            "warning", f"there is no {_FILE}, so DJL Serving guesses", 'write one that says at least "engine=Python"'
-        )
+        yield finding("no-settings", f"there is no {_FILE}, so DJL Serving guesses")
         return
     values: dict[str, tuple[int, str]] = {}
     sound = True
@@ -45,29 +43,22 @@ def check(folder: Path) -> Iterator[Finding]:
             parsed = properties.parse(line)
         except ServerError as error:
             sound = False
-            yield Finding(
-                "error",
-                f"{_FILE} line {number}: {line} can't be read ({error})",
-                "write \\\\ for a backslash, and \\u only before four hexadecimal digits",
-            )
+            yield finding("unreadable-line", f"{_FILE} line {number}: {line} can't be read ({error})")
             continue
         for key, value in parsed.items():
             if not re.search(r"[=:]", line):
-                yield Finding(
-                    "warning",
-                    f"{_FILE} line {number}: {line} has no =, and sets {key} to {value!r}",
-                    "write key=value",
+                yield finding(
+                    "line-without-value", f"{_FILE} line {number}: {line} has no =, and sets {key} to {value!r}"
                 )
             if key in values:
-                yield Finding(
-                    "warning",
+                yield finding(
+                    "set-twice",
                     f"{_FILE} line {number}: {key} was set in line {values[key][0]} already, and the last one wins",
-                    "keep one of them",
                 )
             values[key] = (number, value)
-            for finding in _line(number, key, value):
-                sound = sound and finding.level == "warning"
-                yield finding
+            for found in _line(number, key, value):
+                sound = sound and found.level == "warning"
+                yield found
     if sound:
         yield from _whole(folder, values)
 
@@ -94,32 +85,27 @@ def _line(number: int, key: str, value: str) -> Iterator[Finding]:
     if least is not None:
         if not re.fullmatch(r"[+-]?\d+", value):
             blank = " (it ends in a blank, which DJL Serving keeps)" if value.strip() != value else ""
-            yield Finding("error", f"{where} is not a whole number{blank}", f"write a number, such as {key}={least}")
+            yield finding("not-a-number", f"{where} is not a whole number{blank}", key=key, least=least)
         elif int(value) < least:
-            yield Finding("error", f"{where} is less than {least}", f"write {key}={least} or more, or leave it out")
+            yield finding("number-too-small", f"{where} is less than {least}", key=key, least=least)
         return
     meant = _KNOWN.get(re.sub(r"option\.|[_.-]", "", key).lower())
     if meant and meant != key:
-        yield Finding("error", f"{where} is no setting that DJL Serving knows", f"write {meant}={value}")
+        what = f"{where} is no setting that DJL Serving knows"
+        yield finding("misspelt-setting", what, meant=meant, value=value)
     elif value != value.strip():
-        yield Finding("warning", f"{where!r} ends in a blank, which DJL Serving keeps", "remove it")
+        yield finding("blank-at-the-end", f"{where!r} ends in a blank, which DJL Serving keeps")
 
 
 def _whole(folder: Path, by_line: dict[str, tuple[int, str]]) -> Iterator[Finding]:
     values = {key: value for key, (_, value) in by_line.items()}
     least, most = int(values.get("minWorkers", 1)), int(values.get("maxWorkers", 1))
     if least > most and "maxWorkers" in values:
-        yield Finding(
-            "error",
-            f"{_FILE}: minWorkers={least} is more than maxWorkers={most}",
-            "raise maxWorkers or lower minWorkers",
-        )
+        what = f"{_FILE}: minWorkers={least} is more than maxWorkers={most}"
+        yield finding("more-at-least-than-at-most", what)
     if "required_memory_mb" not in values:
-        yield Finding(
-            "warning",
-            f"{_FILE} doesn't say required_memory_mb, so only the size of the files is counted before a load",
-            "set it to what the model's workers take together; a scikit-learn worker takes about 100 on DJL Serving",
-        )
+        what = f"{_FILE} doesn't say required_memory_mb, so only the size of the files is counted before a load"
+        yield finding("memory-unsaid", what)
     try:
         config.read(config.LoadRequest(name="check", url=str(folder)), config.ContainerConfig.from_environ({}))
     except JavaFailure:
@@ -128,10 +114,5 @@ def _whole(folder: Path, by_line: dict[str, tuple[int, str]]) -> Iterator[Findin
         words = str(error).replace(str(folder), "the package")
         key = "engine" if "ngine not found" in words else words.partition("=")[0]
         where = f" line {by_line[key][0]}" if key in by_line else ""
-        yield Finding(
-            "error",
-            f"{_FILE}{where}: DJL Serving can't use it: {words}",
-            "write engine=Python"
-            if key == "engine"
-            else "correct it, or begin from the serving.properties beside our handlers in serving_scripts/",
-        )
+        name = "unknown-engine" if key == "engine" else "unusable-setting"
+        yield finding(name, f"{_FILE}{where}: DJL Serving can't use it: {words}")

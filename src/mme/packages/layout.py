@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -163,7 +165,20 @@ def _distribution(module: str) -> str:
     try:
         return metadata.metadata(module)["Name"]
     except metadata.PackageNotFoundError:
-        return metadata.packages_distributions().get(module, [module])[0]
+        return module_owners().get(module, [module])[0]
+
+
+def module_owners() -> Mapping[str, list[str]]:
+    """For each module that can be imported here, the distributions that brought it.
+
+    Reading that takes a good part of a second, so it is done again only when something was installed or removed.
+    """
+    return _owners(tuple((place, os.stat(place).st_mtime_ns) for place in sys.path if os.path.isdir(place)))
+
+
+@functools.lru_cache(1)
+def _owners(_state: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
 
 
 def sha256(path: Path) -> str:
