@@ -310,6 +310,39 @@ def test_keys_of_a_session_hold_with_its_token_and_open_s3_too(client: Any, whoa
     s3.close()
 
 
+def test_a_session_token_makes_keys_of_ones_own_that_end_with_ones_key(
+    client: Any, whoami: Any, platform: Running
+) -> None:
+    iam = client("iam")
+    iam.create_user(UserName="tokens")
+    key = iam.create_access_key(UserName="tokens")["AccessKey"]
+    user = boto3.Session(key["AccessKeyId"], key["SecretAccessKey"], region_name=platform.region)
+    sts = user.client("sts", endpoint_url=platform.url)
+    made, other = (sts.get_session_token()["Credentials"] for _ in range(2))
+    assert made["AccessKeyId"].startswith("ASIA") and made["SecretAccessKey"] != other["SecretAccessKey"]
+    keys = made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"]
+    assert whoami(*keys) == "arn:aws:iam::000000000000:user/tokens"
+    assert whoami(*keys[:2]) == "InvalidClientTokenId"
+    assert whoami(*keys[:2], other["SessionToken"]) == "InvalidClientTokenId"
+    session = boto3.Session(*keys, region_name=platform.region)
+    s3, runtime, again = (
+        session.client(name, endpoint_url=platform.url) for name in ("s3", "sagemaker-runtime", "sts")
+    )
+    s3.create_bucket(Bucket="of-a-token")
+    s3.put_object(Bucket="of-a-token", Key="key", Body=b"bytes")
+    assert s3.get_object(Bucket="of-a-token", Key="key")["Body"].read() == b"bytes"
+    with pytest.raises(ClientError, match="Endpoint none of account 000000000000 not found"):
+        runtime.invoke_endpoint(EndpointName="none", Body=b"")
+    with pytest.raises(ClientError, match="Cannot call GetSessionToken with session credentials"):
+        again.get_session_token()
+    with pytest.raises(ClientError, match="GetFederationToken is not supported"):
+        sts.get_federation_token(Name="fed")
+    iam.delete_access_key(UserName="tokens", AccessKeyId=key["AccessKeyId"])
+    assert whoami(*keys) == "InvalidClientTokenId"
+    for one in (sts, s3, runtime, again):
+        one.close()
+
+
 def test_signatures_may_be_left_unchecked(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, start_platform: Any, connect: Any
 ) -> None:

@@ -45,14 +45,16 @@ class Admission:
         self._signatures = Signatures(keyring)
         self._is_checked = is_checked
 
-    async def admit(self, service: str, protocol: protocols.Protocol, request: Request, body: bytes) -> None:
-        """Return if the request may pass; its whole body is `body`. Raises NotAuthentic."""
-        if not self._is_checked:
-            return
-        if service == "sts" and "authorization" not in request.headers:
-            if parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0] in _UNSIGNED:
-                return
-        await self._signatures.check(claim_of(request, protocol), request, protocol, body)
+    async def admit(self, service: str, protocol: protocols.Protocol, request: Request, body: bytes) -> Request:
+        """The request, whose whole body is `body`, as those behind know its sender, if it may pass.
+
+        Raises NotAuthentic, and for STS what it can't be asked.
+        """
+        asked = parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0] if service == "sts" else ""
+        if self._is_checked and not (asked in _UNSIGNED and "authorization" not in request.headers):
+            await self._signatures.check(claim_of(request, protocol), request, protocol, body)
+        self.keyring.refuse_what_cannot_be(asked, request)
+        return self.keyring.as_its_owner(request)
 
     async def admit_to_s3(self, request: Request) -> Request:
         """The request as the store of objects takes it, which knows one key and one way to sign.

@@ -140,7 +140,9 @@ class Platform:
             self._store,
             operations=self._operations,
             runtime=self._runtime,
-            admission=Admission(self._store, Keyring(self._store, self._aws, session), is_checked=self._is_checked),
+            admission=Admission(
+                self._store, Keyring(self._store, self._aws, session, self._state), is_checked=self._is_checked
+            ),
             objects=self._objects,
             kept_objects=Objects(session, self._store, self._state),
             aws=self._aws,

@@ -138,11 +138,11 @@ class Gateway:
             await self._s3(await self._admission.admit_to_s3(request), reply)
         elif protocol == "rest-json":
             body = await _body_of_invocation(request)
-            await self._admission.admit(service, protocol, request, body)
+            request = await self._admission.admit(service, protocol, request, body)
             await self._invoke(request, body, request_id, reply)
         else:
             body = await _whole_body(request, CONTROL_LIMIT_BYTES)
-            await self._admission.admit(service, protocol, request, body)
+            request = await self._admission.admit(service, protocol, request, body)
             if service == "sagemaker":
                 reply.whole(*protocols.answer(await self._control(request, body), request_id))
             elif service == "application-autoscaling" and self._scaler is not None:
@@ -194,10 +194,10 @@ class Gateway:
             raise AccessDenied("the bucket belongs to another account than x-amz-expected-bucket-owner says")
         place = s3.place(one)
         if place == "objects":
-            await self._objects.up()
+            await self._objects.up(proxy.ANSWER_S)
             await self._kept_objects.answer(request, reply)
         elif place == "copy of a part":
-            await self._objects.up()
+            await self._objects.up(proxy.ANSWER_S)
             copied = await copies.copy_part(self._session, self._store, request)
             reply.whole(copied.status, copied.headers, copied.body)
         elif place == "bucket":
@@ -209,7 +209,7 @@ class Gateway:
         """Create or delete a bucket in both places: by moto's rules, and only while it is empty of objects."""
         body = await _whole_body(request, CONTROL_LIMIT_BYTES)
         first, second = (self._aws, self._objects) if request.method == "PUT" else (self._objects, self._aws)
-        await asyncio.gather(first.up(), second.up())
+        await asyncio.gather(first.up(proxy.ANSWER_S), second.up(proxy.ANSWER_S))
         shown = await proxy.exchange(self._session, first.url, request, body)
         if shown.status < 400:
             other = await proxy.exchange(self._session, second.url, request, body)
@@ -251,15 +251,18 @@ class Gateway:
             from mme.platform.access import refuse_session_policies
 
             refuse_session_policies(dict(parse_qsl(body.decode("utf-8", "replace"))))
-        await self._aws.up()
         seed = journals.new_seed(service, body)
-        async with self._seeding:
-            await journals.seed_moto(self._session, self._aws.url, seed)
-            answer = await proxy.exchange(self._session, self._aws.url, request, body)
+        try:
+            async with asyncio.timeout(proxy.ANSWER_S), self._seeding:
+                await self._aws.up()
+                await journals.seed_moto(self._session, self._aws.url, seed)
+                answer = await proxy.exchange(self._session, self._aws.url, request, body)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise proxy.UpstreamGone(f"moto: {error!r}") from error
         if answer.status < 300:
             self._record(service, seed, request, body)
             if service in ("iam", "sts"):
-                self._admission.keyring.learn(body, answer.body)
+                answer = self._admission.keyring.learn(request, body, answer)
         reply.whole(answer.status, answer.headers, answer.body)
 
     def _record(self, service: str, seed: str, request: Request, body: bytes) -> None:

@@ -17,6 +17,7 @@ _HOP_BY_HOP = frozenset(
 )
 _NOT_PASSED_BACK = _HOP_BY_HOP | {"date", "server"}  # the date is written here
 _SKIPPED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # which aiohttp would add
+ANSWER_S = 50.0  # for an answer to begin and for each next piece; boto3 waits for 60
 
 
 Shown = Callable[[aiohttp.ClientResponse], tuple[int, list[tuple[str, str]]]]
@@ -89,8 +90,10 @@ async def exchange(session: aiohttp.ClientSession, url: str, request: Request, b
 
 async def _request(session: aiohttp.ClientSession, url: str, request: Request, data: Any) -> aiohttp.ClientResponse:
     headers = {name: value for name, value in request.headers.items() if name not in _HOP_BY_HOP}
+    limit = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=ANSWER_S)
+    target = URL(url + request.target, encoded=True)
     return await session.request(
-        request.method, URL(url + request.target, encoded=True), headers=headers, data=data, allow_redirects=False
+        request.method, target, headers=headers, data=data, allow_redirects=False, timeout=limit
     )
 
 

@@ -69,10 +69,13 @@ class NotAuthentic(AwsError):
 
 @dataclass(frozen=True)
 class Secret:
-    """What goes with an access key. `token` is that of a session's temporary key."""
+    """What goes with an access key."""
 
     secret_key: str
     token: str | None = None
+    """That of a session's temporary key."""
+    owner: str = ""
+    """The key in whose place the session's stands; a role's session stands for itself."""
 
 
 class Keys(Protocol):
