@@ -197,7 +197,8 @@ def test_scikit_learn_models_are_forked_first_and_further_workers_and_learned_fo
         nursery = home.nursery()
         await nursery.start()
         await settled(nursery)
-        assert [branch["imports"] for branch in nursery.status()["branches"]] == [["djl_python"], ["joblib", "numpy"]]
+        branches = sorted(branch["imports"] for branch in nursery.status()["branches"])
+        assert branches == [["djl_python"], ["joblib", "numpy"]]
         worker = await nursery.worker(specs["linear-regression"])
         answer, _ = await ask(worker, None)
         assert "modules" not in answer  # the branch has it all
@@ -262,8 +263,8 @@ def test_imports_inside_functions_are_learned_too(home, code, imports):
         spec = home.model("lazy", code)
         await loaded(nursery, spec)
         await settled(nursery)
-        branch = nursery.status()["branches"][-1]
-        assert branch["imports"] == imports
+        # Which comes last of the base branch and this one, built beside each other, is open.
+        assert imports in [branch["imports"] for branch in nursery.status()["branches"]]
         again = await nursery.worker(spec)
         answer, _ = await ask(again, None)
         assert "modules" not in answer
