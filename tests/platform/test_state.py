@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mme.platform.state import VERSION, HomeInUse, State, StateVersion, owner_pid
+from mme.platform.state import VERSION, HomeInUse, State, StateUnwritable, StateVersion, owner_pid
 
 
 @pytest.fixture
@@ -38,6 +39,25 @@ def test_changes_made_together_are_made_all_or_not_at_all(state: State) -> None:
         state.put("model", "one", {})
         state.put("tags", "one", {"a": "b"})
     assert state.get("tags", "one") == {"a": "b"}
+
+
+def test_a_full_disk_refuses_a_change_as_a_whole_and_takes_it_when_there_is_room(state: State) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state.put("model", "before", {})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        for change in (lambda: state.put("model", "one", {}), lambda: state.record("iam/one", {"call": 1})):
+            with pytest.raises(StateUnwritable, match="make room on its disk"):
+                change()
+        with pytest.raises(StateUnwritable), state.together():
+            state.put("model", "one", {})
+            state.put("tags", "one", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (state.all("model"), state.journal()) == ([{}], [])
+    with state.together():
+        state.put("model", "one", {})
+    assert len(state.all("model")) == 2
 
 
 def test_a_process_that_is_killed_loses_nothing_and_gives_the_home_back(tmp_path: Path) -> None:

@@ -500,6 +500,23 @@ def test_a_killed_branch_harms_no_worker_and_is_grown_again(home):
     run(test)
 
 
+def test_the_branch_of_all_others_that_was_killed_is_grown_again_for_the_next_model(home):
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        await loaded(nursery, home.model("before"))
+        await settled(nursery)
+        (base,) = nursery.status()["branches"]
+        os.kill(base["pid"], signal.SIGKILL)
+        await gone(base["pid"])
+        assert (await loaded(nursery, home.model("after"))).origin == "forked"
+        (again,) = nursery.status()["branches"]
+        assert (again["imports"], again["modules"]) == (base["imports"], base["modules"])
+        await nursery.close()
+
+    run(test)
+
+
 async def standby(nursery: Nursery, number: int = 0) -> int:
     """The pid of the process that waits in a branch for a model, once there is one."""
     while not (pid := nursery.status()["branches"][number]["standby"]):

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from mme.platform import listing
 from mme.platform.control import Catalog
@@ -32,10 +32,14 @@ from mme.platform.resources import (
     present,
     refuse_member,
 )
+from mme.platform.state import StateUnwritable
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+
 _MAX_REASON = 1024  # characters, FailureReason in the SageMaker API reference
+_WRITE_AGAIN_S = 0.5  # after the disk was full
 _IN_PROGRESS = ("Creating", "Updating", "RollingBack", "Deleting", "SystemUpdating")
 
 
@@ -211,18 +215,18 @@ class Endpoints:
         try:
             await self._fleet.deploy(plan)
         except HostingFault as error:
-            self._fail(name, error)
+            await self._written(self._fail, name, error)
         else:
-            self._succeed(name)
+            await self._written(self._succeed, name)
 
     async def _rescale(self, name: str) -> None:
         plan = loaded(self._resources.get(ENDPOINT, name), "pending")
         try:
             await self._fleet.rescale(name, {one.name: (one.weight, one.instance_count) for one in plan.variants})
         except HostingFault as error:
-            self._fail(name, error)
+            await self._written(self._fail, name, error)
         else:
-            self._succeed(name)
+            await self._written(self._succeed, name)
 
     async def _bring_back(self, name: str) -> None:
         """After a restart: the fleet that served, and then the change that was under way."""
@@ -237,7 +241,16 @@ class Endpoints:
 
     async def _remove(self, name: str) -> None:
         await self._fleet.remove(name)
-        self._resources.delete(ENDPOINT, name)
+        await self._written(self._resources.delete, ENDPOINT, name)
+
+    async def _written(self, change: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        """Make a change of the state for which nobody waits, again and again until the disk takes it."""
+        while True:
+            try:
+                return change(*arguments, **named)
+            except StateUnwritable as error:
+                log.error("%s", error)
+                await asyncio.sleep(_WRITE_AGAIN_S)
 
     def _succeed(self, name: str) -> None:
         document = self._resources.get(ENDPOINT, name)

@@ -4,6 +4,7 @@ StateError
     HomeInUse           another process owns the home
     HomeNotPrivate      others can write into it
     StateVersion        the file was written by a newer version
+    StateUnwritable     the disk takes nothing more
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ class StateVersion(StateError):
     pass
 
 
+class StateUnwritable(StateError):
+    """The change was not made; it can be made again."""
+
+
 def owner_pid(home: Path) -> int | None:
     """The process that owns this home at this moment, None if there is none: the lock goes with its process."""
     try:
@@ -105,7 +110,7 @@ def _lock(home: Path) -> int:
 class State:
     """Named JSON documents by kind, a journal of calls to repeat, and what is said of objects in S3.
 
-    Each change is on disk when its method returns.
+    Each change is on disk when its method returns, or not made at all where it raises StateUnwritable.
 
     Names are compared without regard to case, as SageMaker compares them. One owner per home: opening raises
     HomeInUse while another process has it, StateVersion for a file that this version does not understand.
@@ -147,19 +152,26 @@ class State:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Make the changes inside happen all or, when an exception leaves the block, not at all."""
-        self._database.execute("BEGIN IMMEDIATE")
+        self._change("BEGIN IMMEDIATE")
         try:
             yield
+            self._change("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite has rolled back by itself where its disk was full
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
+
+    def _change(self, statement: str, *values: object) -> None:
+        try:
+            self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise StateUnwritable(f"the platform's state can't be written ({error}); make room on its disk") from error
 
     def put(self, kind: str, name: str, document: dict[str, Any]) -> None:
-        self._database.execute(
+        self._change(
             "INSERT INTO resource (kind, name, document) VALUES (?, ?, ?) "
             "ON CONFLICT (kind, name) DO UPDATE SET document = excluded.document",
-            (kind, name, json.dumps(document)),
+            *(kind, name, json.dumps(document)),
         )
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
@@ -170,7 +182,7 @@ class State:
 
     def delete(self, kind: str, name: str) -> None:
         """Forget it; one that isn't there is as good as forgotten."""
-        self._database.execute("DELETE FROM resource WHERE kind = ? AND name = ?", (kind, name))
+        self._change("DELETE FROM resource WHERE kind = ? AND name = ?", kind, name)
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         rows = self._database.execute("SELECT document FROM resource WHERE kind = ? ORDER BY name", (kind,))
@@ -183,15 +195,15 @@ class State:
         """
         text = json.dumps(call, sort_keys=True)
         with self.together():
-            self._database.execute(
+            self._change(
                 "DELETE FROM journal WHERE subject = ?1 AND call = ?2 "
                 "AND number > (SELECT min(number) FROM journal WHERE subject = ?1 AND call = ?2)",
-                (subject, text),
+                *(subject, text),
             )
-            self._database.execute("INSERT INTO journal (subject, call) VALUES (?, ?)", (subject, text))
+            self._change("INSERT INTO journal (subject, call) VALUES (?, ?)", subject, text)
 
     def forget(self, subject: str) -> None:
-        self._database.execute("DELETE FROM journal WHERE subject = ?", (subject,))
+        self._change("DELETE FROM journal WHERE subject = ?", subject)
 
     def journal(self) -> list[dict[str, Any]]:
         """The recorded calls in their order."""
@@ -199,10 +211,10 @@ class State:
 
     def describe(self, bucket: str, key: str, etag: str, headers: Mapping[str, str]) -> None:
         """Keep what is said of an object, for as long as its bytes have this ETag."""
-        self._database.execute(
+        self._change(
             "INSERT INTO object (bucket, key, etag, headers) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (bucket, key) DO UPDATE SET etag = excluded.etag, headers = excluded.headers",
-            (bucket, key, etag, json.dumps(headers)),
+            *(bucket, key, etag, json.dumps(headers)),
         )
 
     def description(self, bucket: str, key: str, etag: str) -> dict[str, str] | None:
@@ -214,9 +226,8 @@ class State:
 
     def forget_objects(self, bucket: str, keys: Iterable[str]) -> None:
         with self.together():
-            self._database.executemany(
-                "DELETE FROM object WHERE bucket = ? AND key = ?", ((bucket, key) for key in keys)
-            )
+            for key in keys:
+                self._change("DELETE FROM object WHERE bucket = ? AND key = ?", bucket, key)
 
     def forget_bucket(self, bucket: str) -> None:
-        self._database.execute("DELETE FROM object WHERE bucket = ?", (bucket,))
+        self._change("DELETE FROM object WHERE bucket = ?", bucket)

@@ -50,6 +50,7 @@ class Branches:
         self._planted: dict[Key, Branch] = {}
         self._building: dict[Key, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_BUILDS_AT_ONCE)
+        self._had_base = False
 
     def start(self) -> None:
         """Begin to build the base branch, and those that were learned before."""
@@ -67,6 +68,8 @@ class Branches:
 
         Waits for one that is being built; raises ForkRefused if the key can't be forked.
         """
+        if self._had_base and _BASE_KEY not in self._planted and _BASE_KEY not in self.unfit:
+            await asyncio.shield(self._build(_BASE_KEY))  # it was killed
         if self._sets.modules(key) is None and (named := key.installed()):
             # What the code says it imports is imported once, in the branch, and not again by the first worker.
             self._sets.learn(key, named)
@@ -169,6 +172,7 @@ class Branches:
     def _plant(self, key: Key, branch: Branch) -> None:
         superseded = [self._planted.pop(key)] if key in self._planted else []
         self._planted[key] = branch
+        self._had_base = self._had_base or key == _BASE_KEY
         while len(self._planted) > _MAX_BRANCHES:
             superseded.append(self._planted.pop(next(other for other in self._planted if other != _BASE_KEY)))
         for old in superseded:

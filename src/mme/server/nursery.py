@@ -120,6 +120,10 @@ class Nursery:
         if not self._no_fork:
             self._branches.start()
 
+    def close_soon(self) -> None:
+        """From here on the end of each process is seen, even if the one that should report it was stopped."""
+        self._spawner.family.watch_all()
+
     async def close(self) -> None:
         """End every process that came from here, and return when they have gone."""
         await self._spawner.close()

@@ -174,8 +174,8 @@ class Registry:
         return pool
 
     async def close(self) -> None:
-        for name in list(self.models):
-            await self.unload(name)
+        self._nursery.close_soon()
+        await asyncio.gather(*map(self.unload, list(self.models)))
         await self.limits.close()
         await self.memory.close()
 

@@ -20,7 +20,7 @@ from .capture import Capture
 from .forks import Family, ForkServer, packed
 
 _MAIN = Path(__file__).with_name("worker") / "__main__.py"
-_CLOSE_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 2.0  # the root ends in milliseconds; one that was stopped never would
 _SWEEP_DELAY_S = 0.05  # one look for orphans serves all the processes that end within it
 
 
@@ -87,7 +87,11 @@ class Spawner:
         for pid in self.family.pids():
             forkserver.kill_group(pid)
         self._root.close()
-        await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT_S)
+        try:
+            await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            forkserver.kill_group(self._process.pid)
+            await asyncio.to_thread(self._process.wait)
         os.close(self._life)
         os.close(self._lifeline)
         for capture in [*self._captures]:
