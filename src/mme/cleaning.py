@@ -16,6 +16,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mme import session
+from mme.progress import waiting
 from mme.settings import EXPIRY_FORMAT, Settings
 
 SCALED = "sagemaker:variant:DesiredInstanceCount"  # what Application Auto Scaling scales of an endpoint
@@ -52,17 +53,18 @@ def find(settings: Settings) -> list[Thing]:
     """
     account = _Account(settings, session.connect(settings))
     try:
-        endpoints = list(account.hosted("endpoint"))
-        return [
-            *account.scaling(endpoints),
-            *endpoints,
-            *account.hosted("endpoint-config"),
-            *account.hosted("model"),
-            *account.alarms(),
-            *account.log_groups(endpoints),
-            *account.shelf(),
-            *account.roles(),
-        ]
+        with waiting(f"looking for what {settings.project} left"):
+            endpoints = list(account.hosted("endpoint"))
+            return [
+                *account.scaling(endpoints),
+                *endpoints,
+                *account.hosted("endpoint-config"),
+                *account.hosted("model"),
+                *account.alarms(),
+                *account.log_groups(endpoints),
+                *account.shelf(),
+                *account.roles(),
+            ]
     except (BotoCoreError, ClientError) as error:
         raise CleaningError(f"the account can't be looked at: {error}; docs/aws.md, steps 1 and 2, say how") from error
 
@@ -76,7 +78,8 @@ def delete(settings: Settings, things: Iterable[Thing]) -> Iterator[Thing]:
     boto = session.connect(settings)
     for thing in things:
         try:
-            _DELETE[thing.kind](boto, thing.name)
+            with waiting(f"deleting {thing}"):
+                _DELETE[thing.kind](boto, thing.name)
         except ClientError as error:
             if not _is_missing(error):
                 raise CleaningError(f"{thing} can't be deleted: {error}; see to that and run it again") from error

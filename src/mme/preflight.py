@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mme import images, session
 from mme.platform import grants
 from mme.platform.policy import Call, Effect, evaluate
+from mme.progress import waiting
 from mme.settings import Settings
 
 Outcome = Literal["ok", "wrong", "not known", "not here"]
@@ -69,7 +70,13 @@ def checks(settings: Settings) -> list[Check]:
         )
         return [Check("identity", "wrong", str(error), cure)]
     account = _Account(settings, boto, identity, session.bucket_name(settings, boto))
-    return [check for what, ask in _CHECKS.items() for check in _asked(what, ask, account)]
+    found: list[Check] = []
+    with waiting("checking the account", len(_CHECKS)) as step:
+        for what, ask in _CHECKS.items():
+            step.say(f"checking the account, {what}")
+            found += _asked(what, ask, account)
+            step.advance(1)
+    return found
 
 
 def _asked(what: str, ask: Callable[[_Account], Iterator[Check]], account: _Account) -> Iterator[Check]:

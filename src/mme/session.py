@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.images import image_uri as image_uri
 from mme.platform import launch
+from mme.progress import clients
 from mme.settings import Settings
 
 # Where SageMaker tells a notebook instance or Studio what it is; the SageMaker SDK looks there too.
@@ -67,9 +68,11 @@ def connect(settings: Settings) -> boto3.Session:
         os.environ.update(environment(launch.up(settings), settings.region))
     try:
         boto3.setup_default_session(region_name=settings.region)
-        return boto3.Session(region_name=settings.region)
+        connected = boto3.Session(region_name=settings.region)
     except BotoCoreError as error:
         raise SessionError(f"{error}; `aws configure list-profiles` lists the profiles there are") from error
+    clients.follow(connected)
+    return connected
 
 
 def tags(settings: Settings) -> list[dict[str, str]]:

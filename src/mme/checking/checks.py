@@ -13,6 +13,7 @@ from mme.checking.report import Finding, Report, finding
 from mme.checking.serving import CannotLoad, Served, loaded, slug, unpacked
 from mme.packages import Example, PackageError
 from mme.packages.layout import MANIFEST
+from mme.progress import waiting
 
 
 def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
@@ -67,9 +68,10 @@ def _golden_calls(folder: Path, name: str) -> Iterator[Finding | None]:
         yield finding("golden-calls-not-tried", f"{reason}: its start and its golden calls aren't tried")
         return
     try:
-        with loaded(folder, name) as model:
+        with loaded(folder, name) as model, waiting(f"asking {name} its golden calls", len(examples)) as step:
             for example in examples:
                 yield _golden_call(model, example)
+                step.advance(1)
     except CannotLoad as error:
         yield finding(error.name, f"its handler can't be loaded: {error}")
     except CheckError as error:

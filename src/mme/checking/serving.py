@@ -22,6 +22,7 @@ from mme import packages
 from mme.checking import causes
 from mme.checking.process import CheckError, ModelServer
 from mme.packages import PackageError
+from mme.progress import waiting
 from mme.scratch import scratch
 
 _LOG_ROUND_S = 0.2
@@ -197,7 +198,8 @@ def _running() -> ModelServer:
             environment = os.environ | {"SAGEMAKER_MULTI_MODEL": "true", "SERVING_RESERVED_MEMORY_MB": "0"}
             for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER_ID", "SERVING_MIN_WORKERS"):
                 environment.pop(name, None)
-            _server = ModelServer(0, environment)
+            with waiting("starting a model server"):
+                _server = ModelServer(0, environment)
             atexit.register(_server.stop)
         return _server
 
@@ -211,7 +213,8 @@ def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) 
     """Load a model by POST /models. Raises CannotLoad with the cause."""
     begin = len(server.log())
     with _client(server, timeout_s) as client:
-        response = _sent(client, client.build_request("POST", "/models", json=request))
+        with waiting(f"loading {request['model_name']}"):
+            response = _sent(client, client.build_request("POST", "/models", json=request))
     if response.status_code == 200:
         return
     try:

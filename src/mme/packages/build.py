@@ -18,6 +18,7 @@ from mme.packages.errors import CannotBuild
 from mme.packages.layout import MANIFEST, Manifest, files
 from mme.packages.libraries import add_libraries
 from mme.packages.models import Format, convert_model
+from mme.progress import Step, waiting
 from mme.scratch import scratch
 
 _MTIME = 315_532_800  # 1 January 1980: the earliest that every tool can show
@@ -58,8 +59,9 @@ def build(
     handle, partial_name = tempfile.mkstemp(prefix=f".{archive.name}.", dir=archive.parent)
     partial = Path(partial_name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            _write(_Gzip(file), {**files(folder), **traveller, MANIFEST: manifest.to_json()}, manifest)
+        members = {**files(folder), **traveller, MANIFEST: manifest.to_json()}
+        with os.fdopen(handle, "wb") as file, waiting(f"packing {archive.name}", _size(members), is_bytes=True) as step:
+            _write(_Gzip(file, step), members, manifest)
         partial.chmod(0o644)
         partial.replace(archive)
     except BaseException:
@@ -106,6 +108,10 @@ def _fork_server(preload: Sequence[str]) -> dict[str, bytes]:
         "sitecustomize.py": (Path(__file__).parents[1] / "forkserver.py").read_bytes(),
         "preload.txt": "".join(f"{name}\n" for name in preload).encode(),
     }
+
+
+def _size(members: Mapping[str, Path | bytes]) -> int:
+    return sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in members.values())
 
 
 def _write(output: _Gzip, members: Mapping[str, Path | bytes], manifest: Manifest) -> None:
@@ -162,8 +168,9 @@ class _Gzip:
     member.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, step: Step) -> None:
         self._file, self._crc, self.size_bytes = file, 0, 0
+        self._step = step
         self._is_compressing = True
         self._deflate = self._new_deflate()
         file.write(b"\x1f\x8b\x08\0\0\0\0\0\0\xff")
@@ -177,6 +184,7 @@ class _Gzip:
     def write(self, data: bytes) -> None:
         self._crc = zlib.crc32(data, self._crc)
         self.size_bytes += len(data)
+        self._step.advance(len(data))
         self._file.write(self._deflate.compress(data))
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags, parse_tag, sys_ta
 from packaging.utils import canonicalize_name
 
 from mme.packages.errors import CannotBuild
+from mme.progress import waiting
 from mme.scratch import scratch
 
 LIB = "lib"
@@ -87,7 +88,8 @@ def add_libraries(folder: Path, requirements: Iterable[str], target: Target = CO
         else:
             absent.append(str(requirement))
     if absent:
-        _fetch(absent, place, target)
+        with waiting(f"fetching {', '.join(absent)}"):
+            _fetch(absent, place, target)
     return bundled(folder)
 
 

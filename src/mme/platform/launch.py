@@ -20,6 +20,7 @@ from mme.platform.config import MARK, RUNNING_FILE
 from mme.platform.state import owner_pid
 from mme.private import UMASK, NotPrivate, private
 from mme.processes import marked, sweep
+from mme.progress import waiting
 
 if TYPE_CHECKING:
     from mme.settings import Settings  # slow to import, and only named here
@@ -95,6 +96,11 @@ def down(home: Path) -> bool:
     What it keeps stays, and comes back with the next `up`. Raises TimeoutError for a process that can't be killed.
     """
     home = home.expanduser().resolve()
+    with waiting("stopping the platform"):
+        return _down(home)
+
+
+def _down(home: Path) -> bool:
     pid = owner_pid(home)
     if pid is not None:
         _signal(pid, signal.SIGTERM)
@@ -154,7 +160,8 @@ def _start(settings: Settings, home: Path) -> Running:
     )
     pid = int(detached.stdout)
     # Another process may have started one at the same moment: then ours ends, and theirs is as good.
-    _wait(lambda: find(home) is not None or (_has_ended(pid) and owner_pid(home) is None), UP_TIMEOUT_S)
+    with waiting("starting the platform"):
+        _wait(lambda: find(home) is not None or (_has_ended(pid) and owner_pid(home) is None), UP_TIMEOUT_S)
     running = find(home)
     if running is None:
         said = log_file.read_bytes()[begin:].decode("utf-8", "replace").strip().splitlines()

@@ -1,0 +1,54 @@
+"""Decides how a terminal shows what is waited for: one line on stderr, which is gone when the wait is over."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from mme.progress.steps import current, watch
+
+_SOON_S = 0.4  # what takes less isn't worth a line
+_BAR_COLUMNS = 24
+
+
+def follow() -> None:
+    """Show on stderr what this process waits for, if that is a terminal."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        watch(_Line(console))
+
+
+class _Line:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._spinner = Spinner("dots")
+        self._began = 0.0
+        self._live: Live | None = None
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+        # What is printed goes where it went: stdout may be a file.
+        self._live = Live(self, console=self._console, transient=True, redirect_stdout=False, refresh_per_second=8)
+        self._live.start()
+
+    def end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        seconds, step = time.monotonic() - self._began, current()
+        if seconds < _SOON_S or step is None:
+            return
+        line = Table.grid(padding=(0, 1))
+        line.add_column(width=1)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        bar = ProgressBar(total=step.total, completed=step.done, width=_BAR_COLUMNS) if step.total else Text()
+        line.add_row(self._spinner, Text(step.text), bar, Text(step.count()), Text(f"{seconds:.0f} s", "dim"))
+        yield line
