@@ -15,19 +15,24 @@ OUTSIDE_PROGRAMS = {
 }
 
 
+MISSING = [name for name, is_here in OUTSIDE_PROGRAMS.items() if not is_here]
+LEFT_OUT = f"not run, since the program is not on this machine: tests marked {', '.join(MISSING)}"
+
+
 def pytest_report_header() -> list[str]:
     versions = " ".join(f"{name} {version(name)}" for name in ("scikit-learn", "numpy", "torch", "boto3", "moto"))
-    missing = [name for name, is_here in OUTSIDE_PROGRAMS.items() if not is_here]
-    header = [f"python {sys.version.split()[0]}, {versions}"]
-    if missing:
-        header.append(f"not run, since the program is not on this machine: tests marked {', '.join(missing)}")
-    return header
+    return [f"python {sys.version.split()[0]}, {versions}", *([LEFT_OUT] if MISSING else [])]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The header's word of what is left out, where `-q` shows no header."""
+    if MISSING and not terminalreporter.showheader:
+        terminalreporter.write_line(LEFT_OUT)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests whose outside program is missing; the header names them."""
-    away = {name for name, is_here in OUTSIDE_PROGRAMS.items() if not is_here}
-    out = [item for item in items if away & {mark.name for mark in item.iter_markers()}]
+    out = [item for item in items if set(MISSING) & {mark.name for mark in item.iter_markers()}]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
