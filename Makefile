@@ -83,6 +83,14 @@ notebooks: $(STAMP) ## run every notebook, and the labs shortened, under nbval a
 labs: $(STAMP) ## run the labs at full length under nbval, in some minutes each
 	@status=0; $(NBVAL) $(LABS) || status=$$?; $(BIN)/mme down; exit $$status
 
+.PHONY: test-browser
+test-browser: $(STAMP) ## look at the live page in Chromium (`make test` does too where one is on PATH)
+	@$(BIN)/pytest -q tests/browser
+
+.PHONY: screenshots
+screenshots: $(STAMP) ## take the pictures of the live page anew, in Chromium
+	@$(BIN)/python tests/browser/screenshots.py
+
 .PHONY: soak
 soak: $(STAMP) ## load the server and the platform for minutes and print the figures
 	@$(BIN)/pytest -q -s -m soak tests/soak tests/platform/test_soak.py tests/aws
