@@ -196,8 +196,8 @@ def test_an_error_of_our_own_keeps_its_traceback(mme, monkeypatch):
 
 
 def test_pack_makes_an_archive_beside_the_folder_or_where_it_is_told(mme, shelf, tmp_path):
-    code, out, _ = mme("pack", shelf / "line", tmp_path / "one.tar.gz")
-    assert code == 0 and "model.py" in out and f"next: mme check {tmp_path / 'one.tar.gz'}" in out
+    code, out, err = mme("pack", shelf / "line", tmp_path / "one.tar.gz")
+    assert code == 0 and "model.py" in out and err == f"next: mme check {tmp_path / 'one.tar.gz'}\n"
     code, _, err = mme("pack", tmp_path / "none")
     assert code == 2 and "does not exist" in re.sub(r"[\s│]+", " ", err)
 
@@ -223,7 +223,10 @@ def test_pack_brings_libraries_along(mme, shelf, tmp_path):
 
 
 def test_check_passes_a_sound_package_and_names_the_fault_of_another(mme, shelf):
-    assert mme("check", shelf / "line.tar.gz") == (0, "line: no faults, 1 golden call equal\n", "")
+    said = "line: no faults, 1 golden call equal\n"
+    assert mme("check", shelf / "line.tar.gz") == (0, said, f"next: mme deploy {shelf / 'line.tar.gz'}\n")
+    report = json.loads(mme("check", "--json", shelf / "line.tar.gz")[1])
+    assert report["ok"] and report["findings"] == [] and report["golden_calls"] == 1
     code, out, _ = mme("check", shelf / "broken")
     assert code == 1 and "ValueError: no [weights]" in out
     code, out, _ = mme("check", "--container", "0.29.0", shelf / "line.tar.gz")

@@ -7,7 +7,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from mme.cli import account, packages, platform, server
+from mme.cli import account, endpoint, packages, platform, server
 from mme.cli.console import tell
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (platform, account, packages, server):
+for group in (packages, endpoint, platform, account, server):
     app.add_typer(group.commands)
 
 
@@ -24,12 +24,14 @@ def _told_errors() -> tuple[type[Exception], ...]:
     """The errors whose message is meant for the person at the command line; imported late, since some are slow to."""
     from mme.checking import CheckError
     from mme.cleaning import CleaningError
+    from mme.deploy import DeployError
     from mme.images import ImageError
+    from mme.new import NewError
     from mme.packages import PackageError
     from mme.platform.launch import LaunchError
     from mme.session import SessionError
 
-    return LaunchError, SessionError, PackageError, CheckError, CleaningError, ImageError
+    return LaunchError, SessionError, PackageError, CheckError, CleaningError, ImageError, NewError, DeployError
 
 
 def main() -> None:

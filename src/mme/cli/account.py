@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
 from mme.cli.console import out
+from mme.cli.options import Backend, chosen
 
 commands = typer.Typer()
 
 
 @commands.command()
 def clean(
-    backend: Annotated[str | None, typer.Option(metavar="local|aws", help="In place of the settings'.")] = None,
+    backend: Backend = None,
     expired: Annotated[bool, typer.Option("--expired", help="Only what is past its date.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
     """List what the project of config.ipynb left in the account, by its tags, and delete it after a yes."""
     from mme import cleaning, session
-    from mme.settings import configured
 
-    if backend is not None:
-        os.environ["MME_BACKEND"] = backend
-    settings = configured()
+    settings = chosen(backend)
     things = [thing for thing in cleaning.find(settings) if thing.is_expired or not expired]
     account = session.connect(settings).client("sts").get_caller_identity()["Account"]
     out.print(f"project {settings.project}, account {account}, region {settings.region}: {len(things)} to delete")

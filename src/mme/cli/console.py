@@ -1,13 +1,44 @@
-"""Decides how a command talks: what it shows on stdout, and an error in a line on stderr."""
+"""Decides how a command talks: results on stdout; errors, notes and the next step on stderr."""
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import typer
 from rich.console import Console
 from rich.markup import escape
+
+from mme.near import hint
 
 out = Console(highlight=False, soft_wrap=True)
 
 
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)  # made anew: what stderr is may have been changed
+
+
 def tell(message: str) -> None:
     """Say on stderr what went wrong, and the way out."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print("[red]error:[/]", escape(message))
+    _stderr().print("[red]error:[/]", escape(message))
+
+
+def note(message: str) -> None:
+    """Say on stderr what a person should know, and a program need not read."""
+    _stderr().print(message, style="dim", markup=False)
+
+
+def next_step(*words: str | Path) -> None:
+    """Show the command that comes next, as it can be pasted: by the name that `mme` was called by."""
+    program = "mme" if shutil.which("mme") or "/" not in sys.argv[0] else sys.argv[0]
+    note(f"next: {shlex.join([program, *map(str, words)])}")
+
+
+def there(path: Path | None) -> Path | None:
+    """The path, as an option's callback; the usage error for one that isn't there names a near one that is."""
+    if path is not None and not path.exists():
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        raise typer.BadParameter(f"{path} does not exist; {hint(path.name, (each.name for each in beside))}")
+    return path
