@@ -8,7 +8,6 @@ import re
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mme import preflight
+from mme.progress import terminal, waiting
 from mme.settings import Settings, configured
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,17 +65,19 @@ def chosen(names: list[str] | None, *, with_config: bool = False, with_labs: boo
 def execute(path: Path) -> NotebookNode:
     """Run a notebook from its own folder on a fresh kernel; outputs and counts are filled in, on failure up to it."""
     notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    NotebookClient(
-        notebook,
-        timeout=CELL_TIMEOUT_S,
-        kernel_name="python3",
-        record_timing=False,
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.outputs, cell.execution_count = [], None
+    with waiting(path.name, len(code)) as step:
+        NotebookClient(
+            notebook,
+            timeout=CELL_TIMEOUT_S,
+            kernel_name="python3",
+            record_timing=False,
+            extra_arguments=["--log-level=ERROR"],
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_executed=lambda **_: step.advance(1),
+        ).execute()
     return notebook
 
 
@@ -99,17 +101,11 @@ def write(notebook: NotebookNode, path: Path) -> None:
     path.write_text(nbformat.writes(notebook, indent=1).rstrip("\n") + "\n", encoding="utf-8")
 
 
-def working(text: str) -> AbstractContextManager[object]:
-    """A spinner while something runs, where there is a terminal to spin on."""
-    return console.status(text) if console.is_terminal else nullcontext()
-
-
 def executed(path: Path) -> NotebookNode:
     """Execute a notebook and say so in one line; a failing cell ends the program with its error."""
     begun = time.monotonic()
     try:
-        with working(f"{path.name} …"):
-            notebook = execute(path)
+        notebook = execute(path)
     except CellExecutionError as error:
         console.print(f"[red]✗[/red] {path.name}")
         console.print(Text.from_ansi(str(error)))
@@ -276,4 +272,5 @@ def lint(names: Names = None) -> None:
 
 
 if __name__ == "__main__":
+    terminal.follow()
     app()

@@ -26,7 +26,7 @@ def check(package: Path, container: Container = DJL_CPU_FULL) -> Report:
     findings: list[Finding] = []
     pickled: models.Pickled = {}
     try:
-        with unpacked(package) as folder:
+        with waiting(f"checking {slug(package)}"), unpacked(package) as folder:
             pickled = models.pickled(folder)
             findings += _static(folder, container, pickled)
             if all(found.level == "warning" for found in findings):

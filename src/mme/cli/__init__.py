@@ -7,8 +7,9 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from mme.cli import account, endpoint, packages, platform, server
+from mme.cli import account, endpoint, packages, platform, server, top
 from mme.cli.console import tell
+from mme.progress import terminal
 
 app = typer.Typer(
     help="A local SageMaker for multi-model endpoints on DJL Serving.",
@@ -16,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (packages, endpoint, platform, account, server):
+for group in (packages, endpoint, platform, top, account, server):
     app.add_typer(group.commands)
 
 
@@ -30,12 +31,15 @@ def _told_errors() -> tuple[type[Exception], ...]:
     from mme.packages import PackageError
     from mme.platform.launch import LaunchError
     from mme.session import SessionError
+    from mme.top import TopError
 
-    return LaunchError, SessionError, PackageError, CheckError, CleaningError, ImageError, NewError, DeployError
+    of_rooms = (LaunchError, SessionError, PackageError, CheckError, CleaningError, ImageError, NewError, DeployError)
+    return *of_rooms, TopError
 
 
 def main() -> None:
     """Run the command; an error that the user can act on is told in a line, any other with its traceback."""
+    terminal.follow()
     try:
         app()
     except ValidationError as error:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from mme.cli.console import next_step, note, out, there
 from mme.packages.models import Format
+from mme.progress import waiting
 
 commands = typer.Typer()
 
@@ -81,7 +82,8 @@ def pack(
     archive = archive or folder.parent / f"{folder.resolve().name}.tar.gz"
     wanted = packages.read_requirements(lib) if lib else ()
     try:
-        packages.pack(folder, archive, format=format, trusted=trust or (), lib=wanted)
+        with waiting(f"packing {folder.name}"):
+            packages.pack(folder, archive, format=format, trusted=trust or (), lib=wanted)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lib") from None
     out.print(f"{archive}: {', '.join(packages.names(archive))}", markup=False)

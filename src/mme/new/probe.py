@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mme.new.errors import NewError
+from mme.progress import waiting
 
 _TIMEOUT_S = 600  # a large model, and torch from a cold disk
 
@@ -48,7 +49,8 @@ def ask(question: Question, folder: Path) -> Found:
     with tempfile.NamedTemporaryFile("r", suffix=".json", encoding="utf-8") as reply:
         command = [sys.executable, "-m", "mme.new.asking", json.dumps(asdict(question)), reply.name]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_TIMEOUT_S)
+            with waiting(f"loading and asking {question.name}"):
+                done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise NewError(f"{question.name} was not loaded and asked within {_TIMEOUT_S} s") from None
         said = reply.read()
