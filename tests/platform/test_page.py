@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from mme.platform.page.app import Page
 from mme.platform.page.events import Recorder
+from mme.platform.state import State
 
 pytestmark = pytest.mark.anyio
 
@@ -51,13 +53,20 @@ class Browser:
         return told
 
 
+async def started(rig: Any, recorder: Recorder) -> Page:
+    """The page, as the next start of the same home has it."""
+    with contextlib.closing(State(rig.config.home)) as state:
+        page = Page(rig.hosting, rig.runtime, recorder, state, "secret of the home")
+        await page.start()
+    return page
+
+
 @contextlib.asynccontextmanager
 async def looking(rig: Any, plan: Any = None, **options: Any) -> AsyncIterator[Browser]:
     """The endpoint `shop`, and a browser that has come in."""
     recorder = Recorder()
     async with rig.up(plan, watch=recorder, **options):
-        page = Page(rig.hosting, rig.runtime, recorder)
-        await page.start()
+        page = await started(rig, recorder)
         jar = aiohttp.CookieJar(unsafe=True)  # addresses are hosts too
         try:
             async with aiohttp.ClientSession(cookie_jar=jar) as session:
@@ -205,6 +214,46 @@ async def test_containers_and_s3_are_asked_only_while_somebody_looks(rig: Any) -
         await rig.until(lambda: browser.page._sight._looking is None)
 
 
+def key_from(secret: str, port: int, nonce: str) -> str:
+    """As an open page makes it."""
+    return hmac.new(secret.encode(), f"{port} {nonce}".encode(), "sha256").hexdigest()[:32]
+
+
+async def test_an_open_page_finds_the_next_start_and_its_old_cookie_opens_nothing(rig: Any) -> None:
+    async with looking(rig) as browser:
+        async with browser.session.get(browser.url + "/events") as stream:
+            secret = (await browser.read(stream))["secret"]
+        await browser.page.close()
+        page = await started(rig, Recorder())
+        try:
+            assert page.url != browser.page.url and page.url.startswith(browser.url)
+            assert (await browser.get("/events"))[0] == 403
+            nonce = json.loads((await browser.get("/start"))[2])["nonce"]
+            key = key_from(secret, int(browser.url.rpartition(":")[2]), nonce)
+            assert (await browser.get(f"/?key={key}"))[0] == 200
+            async with browser.session.get(browser.url + "/events") as stream:
+                assert stream.status == 200
+        finally:
+            await page.close()
+
+
+async def test_a_program_that_has_taken_the_port_learns_nothing_that_opens_the_page(rig: Any) -> None:
+    async with looking(rig) as browser:
+        port = int(browser.url.rpartition(":")[2])
+        async with browser.session.get(browser.url + "/events") as stream:
+            secret = (await browser.read(stream))["secret"]
+        page = await started(rig, Recorder())  # the first one still has the port
+        try:
+            elsewhere = page.url.partition("?")[0]
+            assert elsewhere != browser.url + "/"
+            async with browser.session.get(elsewhere + "start") as response:
+                nonce = (await response.json())["nonce"]
+            async with browser.session.get(f"{elsewhere}?key={key_from(secret, port, nonce)}") as response:
+                assert response.status == 403  # made by a page at the old port, of the new start's nonce
+        finally:
+            await page.close()
+
+
 async def test_too_many_pages_are_refused(rig: Any) -> None:
     async with looking(rig) as browser, contextlib.AsyncExitStack() as stack:
         for _ in range(16):
@@ -218,7 +267,7 @@ async def test_a_package_is_shown_from_s3_and_from_the_disk_alike(rig: Any, pack
     behaviour = json.dumps({"answer": "a"})
     files = {"behaviour.json": behaviour, "requirements.txt": "numpy\n", "examples.json": json.dumps([example])}
     rig.put_bytes("a.tar.gz", pack(files))
-    where = "/model?endpoint=shop&variant=AllTraffic&target=a.tar.gz"
+    where = "/model?endpoint=shop&variant=AllTraffic&instance=0&target=a.tar.gz"
     async with looking(rig) as browser:
         _, _, from_s3 = await browser.get(where)
         await rig.ask("a.tar.gz")
@@ -238,7 +287,7 @@ async def test_a_single_model_is_a_tile_and_can_be_asked(rig: Any) -> None:
         await browser.read(stream)
         assert browser.tiles[""][0] == "memory"
         assert (await browser.send(request("")))[1]["status"] == 200
-        _, _, shown = await browser.get("/model?endpoint=shop&variant=AllTraffic&target=")
+        _, _, shown = await browser.get("/model?endpoint=shop&variant=AllTraffic&instance=0&target=")
         assert json.loads(shown)["files"] == ["behaviour.json"]
 
 

@@ -74,7 +74,7 @@ class Platform:
         recorder = Recorder()
         self._hosting = Hosting(self._config, self._store, watch=recorder)
         self._runtime = Runtime(self._hosting)
-        self._page = Page(self._hosting, self._runtime, recorder)
+        self._page = Page(self._hosting, self._runtime, recorder, state, keys[1])
         resources = Resources(self._config, state)
         catalog = Catalog(resources)
         self._endpoints = Endpoints(resources, catalog, self._hosting)

@@ -9,6 +9,7 @@ from pathlib import Path
 from mme.platform.hosting.publisher import Publisher
 from mme.platform.plain import plain
 
+LOG_FILE = "container.log"  # in the folder of an instance
 _FILE_BYTES = 8 * 2**20  # an instance keeps this much of its log as a file, twice
 
 
@@ -25,7 +26,7 @@ class InstanceLog:
         self._stream = f"{variant_name}/{instance_id}"
         self._publisher = publisher
         self._file = logging.handlers.RotatingFileHandler(
-            folder / "container.log", maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
+            folder / LOG_FILE, maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
         )
 
     def write(self, record: str) -> None:

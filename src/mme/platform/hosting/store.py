@@ -94,22 +94,26 @@ class PackageStore:
             raise StoreUnavailable(f"S3 does not answer for {at}: {error}") from error
 
     async def targets(self, prefix: S3Url) -> dict[str, int]:
-        """The packages under a prefix, by their names relative to it, in bytes; 1,000 of them at most, as S3 lists.
-
-        Raises StoreUnavailable.
-        """
+        """The packages under a prefix, by their names relative to it, in bytes. Raises StoreUnavailable."""
         key = prefix.join("x").key[:-1]
         bucket = S3Url(prefix.bucket, "")
-        try:
-            async with self._request("GET", bucket, {"list-type": "2", "prefix": key}) as response:
-                body = await response.text()
-                if response.status != 200:
-                    raise StoreUnavailable(f"S3 answered {response.status} for a list of {prefix}")
-        except (aiohttp.ClientError, OSError) as error:
-            raise StoreUnavailable(f"S3 does not answer for a list of {prefix}: {error}") from error
-        listed = ElementTree.fromstring(body).iterfind("{*}Contents")
-        sizes = {one.findtext("{*}Key", "")[len(key) :]: int(one.findtext("{*}Size", "0")) for one in listed}
-        return {target: size_bytes for target, size_bytes in sizes.items() if target.endswith(".tar.gz")}
+        query = {"list-type": "2", "prefix": key}
+        sizes: dict[str, int] = {}
+        while True:  # S3 lists 1,000 at once
+            try:
+                async with self._request("GET", bucket, query) as response:
+                    body = await response.text()
+                    if response.status != 200:
+                        raise StoreUnavailable(f"S3 answered {response.status} for a list of {prefix}")
+            except (aiohttp.ClientError, OSError) as error:
+                raise StoreUnavailable(f"S3 does not answer for a list of {prefix}: {error}") from error
+            listed = ElementTree.fromstring(body)
+            for one in listed.iterfind("{*}Contents"):
+                sizes[one.findtext("{*}Key", "")[len(key) :]] = int(one.findtext("{*}Size", "0"))
+            more = listed.findtext("{*}NextContinuationToken")
+            if not more:
+                return {target: size_bytes for target, size_bytes in sizes.items() if target.endswith(".tar.gz")}
+            query = query | {"continuation-token": more}
 
     async def download(self, at: S3Url, to: Path, *, limit_bytes: int) -> PackageVersion:
         """GET the object into a new file and return what it was.

@@ -2,11 +2,16 @@
 
 The key is in the address that `mme up` prints; it becomes a cookie at the first visit. Beside it, Host must name this
 machine, and what has an effect must come from the page itself, by its Origin.
+
+Each start has a key of its own, made from the home's secret key, the port and a nonce that everybody may know. An open
+page is told what the secret gives, and so finds the next start's key alone. A program that takes the port meanwhile is
+sent an old cookie, and nothing that opens the next start: the nonce or the port is another one then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import logging
 import secrets
@@ -19,13 +24,14 @@ from urllib.parse import parse_qs
 from mme import packages
 from mme.platform.errors import AwsError
 from mme.platform.front import Front
-from mme.platform.hosting import Hosting, HostingFault, Variant
+from mme.platform.hosting import Hosting, HostingFault, Instance, Variant
 from mme.platform.hosting.models import Where
 from mme.platform.messages import BodyTooLarge, Reply, Request
 from mme.platform.page.events import Recorder
 from mme.platform.page.package import look_into
 from mme.platform.page.view import Sight, Viewer
 from mme.platform.runtime import Runtime
+from mme.platform.state import State
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +41,12 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
 }
 _GUARDS = [
     (
         "content-security-policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
     ),
     ("x-content-type-options", "nosniff"),
@@ -65,12 +72,16 @@ class PageError(Exception):
 class Page:
     """The live page of one platform. Belongs to its event loop."""
 
-    def __init__(self, hosting: Hosting, runtime: Runtime, recorder: Recorder) -> None:
+    def __init__(self, hosting: Hosting, runtime: Runtime, recorder: Recorder, state: State, secret_key: str) -> None:
+        """`state` keeps the port, so that a page which is open finds the next start; `secret_key` is the home's."""
         self._hosting = hosting
         self._runtime = runtime
         self._recorder = recorder
         self._sight = Sight(hosting)
-        self._key = secrets.token_urlsafe(18)
+        self._state = state
+        self._secret = _digest(secret_key, "live page")
+        self._nonce = secrets.token_hex(16)
+        self._key = ""
         self._port = 0
         self._front = Front(self.answer)
         self._is_closing = False
@@ -81,8 +92,14 @@ class Page:
         return f"http://127.0.0.1:{self._port}/?key={self._key}"
 
     async def start(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
+        kept = self._state.get("page", "port") or {"port": 0}
+        try:
+            listener = socket.create_server(("127.0.0.1", kept["port"]))
+        except OSError:  # another program has it now
+            listener = socket.create_server(("127.0.0.1", 0))
         self._port = listener.getsockname()[1]
+        self._state.put("page", "port", {"port": self._port})
+        self._key = _digest(self._secret, f"{self._port} {self._nonce}")
         await self._front.listen(listener)
 
     async def close(self) -> None:
@@ -110,7 +127,8 @@ class Page:
             raise PageError(405, f"{request.method} means nothing here; use GET, or POST to /invoke")
         if request.method == "POST" and request.headers.get("origin") != f"http://{host}":
             raise PageError(403, "only this page itself may send requests from here")
-        if not self._has_key(request) and not (request.path == "/" and "key=" in request.query):
+        is_entering = request.path == "/start" or (request.path == "/" and "key=" in request.query)
+        if not is_entering and not self._has_key(request):
             raise PageError(403, "this address lacks the page's key; `mme open` opens it with the key")
 
     def _has_key(self, request: Request) -> bool:
@@ -127,11 +145,14 @@ class Page:
                 _file(reply, STATIC / "index.html")
             case "GET", path if path.startswith("/static/"):
                 _file(reply, STATIC / path.removeprefix("/static/"))
+            case "GET", "/start":
+                _whole(reply, {"nonce": self._nonce})
             case "GET", "/events":
                 await self._events(reply)
             case "GET", "/model":
                 variant = self._variant(query)
-                _whole(reply, await look_into(self._hosting, variant, query.get("target", "")))
+                instance = _instance(variant, query.get("instance", ""))
+                _whole(reply, await look_into(self._hosting, variant, instance, query.get("target", "")))
             case "POST", "/invoke":
                 _whole(reply, await self._invoke(request))
             case _:
@@ -149,9 +170,11 @@ class Page:
         viewer = Viewer(self._hosting, self._recorder, self._sight)
         with self._sight:
             await reply.begin(200, [*_GUARDS, ("content-type", "text/event-stream")])
+            told: dict[str, Any] = {"secret": self._secret}
             while not self._is_closing:
-                if changes := viewer.changes():
-                    await reply.piece(f"data: {json.dumps(changes, separators=(',', ':'))}\n\n".encode())
+                if told := told | viewer.changes():
+                    await reply.piece(f"data: {json.dumps(told, separators=(',', ':'))}\n\n".encode())
+                told = {}
                 await asyncio.sleep(_TICK_S)
             reply.end()
 
@@ -197,6 +220,17 @@ class Page:
         if variant is None:
             raise PageError(404, f"there is no variant {name!r} of an endpoint {endpoint_name!r} here any more")
         return variant
+
+
+def _instance(variant: Variant, number: str) -> Instance:
+    for instance in variant.instances:
+        if str(instance.number) == number:
+            return instance
+    raise PageError(404, f"there is no instance {number!r} of this variant any more")
+
+
+def _digest(key: str, text: str) -> str:
+    return hmac.new(key.encode(), text.encode(), "sha256").hexdigest()[:32]
 
 
 def _whole(reply: Reply, answer: dict[str, Any], status: int = 200) -> None:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mme import packages
-from mme.platform.hosting import Hosting, Variant
+from mme.platform.hosting import Hosting, Instance, Variant
 from mme.platform.hosting.disk import Disk
+from mme.platform.hosting.logs import LOG_FILE
 from mme.platform.hosting.models import Where, describe
 from mme.platform.hosting.store import PackageVersion, S3Url
 from mme.scratch import scratch
 
 _SHOWN = ("serving.properties", "requirements.txt", "model.py")
 _LIMIT_BYTES = 2 << 30  # of a package that is fetched to be looked into
+_LOG_BYTES = 1 << 20  # of an instance's log that are looked through
+_LOG_RECORDS = 40
 
 
-async def look_into(hosting: Hosting, variant: Variant, target: str) -> dict[str, Any]:
-    """The package of a model, from an instance's disk where it is there, else from S3, and the instances' word of it.
+async def look_into(hosting: Hosting, variant: Variant, instance: Instance, target: str) -> dict[str, Any]:
+    """The package of a model, from an instance's disk where it is there, else from S3; what this instance says of it.
 
     Raises PackageMissing, StoreUnavailable, PackageError; ValueError for a package too large to be fetched for that.
     """
-    here = [model for one in variant.instances for model in one.cache.models if model.target == target]
     folder = _on_disk(hosting, variant, target)
     prefix = S3Url.parse(variant.plan.model_data_url)
     at = prefix.join(target) if variant.plan.is_multi_model else prefix
@@ -35,13 +38,14 @@ async def look_into(hosting: Hosting, variant: Variant, target: str) -> dict[str
             await hosting.packages.download(at, archive, limit_bytes=_LIMIT_BYTES)
             found = await asyncio.to_thread(_read, archive)
     version: PackageVersion = await hosting.packages.version(at)
-    shown = [describe(model) for model in here]
+    await instance.refresh()
+    model = next((model for model in instance.cache.models if model.target == target), None)
     return {
         "url": str(at),
         "etag": version.etag,
         "size_bytes": version.size_bytes,
-        "log": [line for model in shown for line in model["log"]],
-        "workers": [worker for model in shown for worker in model["workers"]],
+        "log": await asyncio.to_thread(_log_of, instance.folder / LOG_FILE, target),
+        "workers": describe(model)["workers"] if model else [],
         **found,
     }
 
@@ -54,6 +58,16 @@ def _on_disk(hosting: Hosting, variant: Variant, target: str) -> Path | None:
             if model.target == target and model.key and model.where is not Where.DOWNLOADING:
                 return Disk(instance.folder / "models", hosting.packages).model_folder(model.id)
     return None
+
+
+def _log_of(file: Path, target: str) -> list[str]:
+    """The newest records of an instance's log that name a model; all of them, where it has one model only."""
+    with file.open("rb") as log:
+        log.seek(max(0, file.stat().st_size - _LOG_BYTES))
+        text = log.read().decode("utf-8", "replace")
+    named = re.compile(rf"(?<![\w.-]){re.escape(target)}(?![\w.-])")
+    records = re.split(r"\n(?!\s|$)", text.rstrip("\n"))
+    return [record for record in records if not target or named.search(record)][-_LOG_RECORDS:]
 
 
 def _read(package: Path) -> dict[str, Any]:

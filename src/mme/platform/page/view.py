@@ -168,7 +168,7 @@ def _variant(variant: Variant) -> dict[str, Any]:
                 "is_up": instance.container is not None,
                 "budget_mb": instance.memory_mb,
                 "used_mb": None if instance.memory_used_mb is None else round(instance.memory_used_mb),
-                "disk_mb": round(instance.cache.disk_bytes / 2**20),
+                "disk_mb": round(instance.cache.disk_bytes / 2**20, 3),
             }
             for instance in variant.instances
         ],

@@ -27,7 +27,7 @@ const line = (values, kind) =>
 function makePlot() {
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(name).trim();
-  const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+  const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false }, font: "11px Inter, system-ui" };
   return new uPlot({
     width: place.clientWidth,
     height: place.clientHeight,
@@ -40,8 +40,8 @@ function makePlot() {
     ],
     series: [
       {},
-      { stroke: color("--warm"), width: 2, points: { show: false } },
-      { stroke: color("--cold"), width: 2, dash: [6, 4], points: { show: false } },
+      { stroke: color("--memory"), width: 2, points: { show: false } },
+      { stroke: color("--answering"), width: 2, dash: [6, 4], points: { show: false } },
       { stroke: color("--failed"), width: 3, dash: [2, 4], points: { show: false } },
     ],
   }, [[], [], [], []], place);

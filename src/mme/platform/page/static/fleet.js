@@ -10,58 +10,67 @@ const legend = document.getElementById("legend");
 const instances = new Map(); // by id: what is known of it, and its elements
 const counts = Object.fromEntries(Object.keys(STATES).map((state) => [state, 0]));
 const pending = new Map(); // instance id -> target -> tile, until the next frame
+let shownPlan = "[]";
 let changed = () => {};
 
 for (const [state, name] of Object.entries(STATES)) {
-  const item = make("li", {}, make("span", { className: "mark" }), `${name} `, make("b", { textContent: "0" }));
-  item.dataset.state = state;
-  legend.append(item);
+  const button = make("button", { type: "button", title: `show those ${name}` },
+    make("span", { className: "mark" }), `${name} `, make("b", { textContent: "0" }));
+  button.dataset.state = state;
+  button.addEventListener("click", () => look(find.value === name ? "" : name));
+  legend.append(make("li", {}, button));
 }
 
-// Calls back with a tile that was changed: `callback(instance, target)`.
+// Calls back after tiles were changed.
 export function onChange(callback) {
   changed = callback;
 }
 
-export const short = (target, variant) => (target === "" ? variant.model : target.replace(/\.tar\.gz$/, ""));
+const short = (target, variant) => (target === "" ? variant.model : target.replace(/\.tar\.gz$/, ""));
 
 export function showFleet(endpoints) {
-  const kept = new Set();
-  const sections = [];
-  for (const endpoint of endpoints) {
-    for (const variant of endpoint.variants) {
-      const about = `${variant.name}, ${variant.instance_type}, weight ${variant.weight}`;
-      const section = make("div", { className: "endpoint" },
-        make("h3", { textContent: endpoint.name }, make("span", { textContent: about })));
-      for (const told of variant.instances) {
-        kept.add(told.id);
-        const instance = instances.get(told.id) ?? makeInstance(told.id);
-        Object.assign(instance, { endpoint: endpoint.name, variant });
-        showInstance(instance, told);
-        section.append(instance.element);
-      }
-      sections.push(section);
+  const variants = endpoints.flatMap(({ name, variants }) => variants.map((variant) => ({ endpoint: name, variant })));
+  for (const { endpoint, variant } of variants) {
+    for (const told of variant.instances) {
+      const instance = instances.get(told.id) ?? makeInstance(told.id, `${endpoint}, instance ${told.number}`);
+      Object.assign(instance, { endpoint, variant, number: told.number });
+      showInstance(instance, told);
     }
   }
-  for (const [id, instance] of instances) {
-    if (!kept.has(id)) {
-      for (const tile of instance.tiles.values()) counts[tile.seen.state] -= 1;
-      instances.delete(id);
-    }
-  }
-  const focused = document.activeElement;
-  fleet.replaceChildren(...sections);
-  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
-  document.getElementById("nothing").hidden = sections.length > 0;
-  showCounts();
+  const plan = JSON.stringify(variants.map(({ endpoint, variant }) =>
+    [endpoint, variant.name, variant.instance_type, variant.weight, variant.instances.map(({ id }) => id)]));
+  if (plan !== shownPlan) arrange(variants);
+  shownPlan = plan;
 }
 
-function makeInstance(id) {
+// Lay out the endpoints anew, with the instances that are there already.
+function arrange(variants) {
+  const kept = new Set(variants.flatMap(({ variant }) => variant.instances.map(({ id }) => id)));
+  for (const [id, instance] of instances) {
+    if (kept.has(id)) continue;
+    for (const tile of instance.tiles.values()) counts[tile.seen.state] -= 1;
+    instances.delete(id);
+  }
+  const focused = document.activeElement;
+  fleet.replaceChildren(...variants.map(({ endpoint, variant }) => {
+    const isOne = variants.filter((one) => one.endpoint === endpoint).length === 1;
+    const about = [variant.name, variant.instance_type, ...(isOne ? [] : [`weight ${variant.weight}`])].join(" · ");
+    return make("div", { className: "endpoint" },
+      make("h3", { textContent: endpoint }, make("span", { textContent: about })),
+      ...variant.instances.map(({ id }) => instances.get(id).element));
+  }));
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+  document.getElementById("nothing").hidden = variants.length > 0;
+  showCounts();
+  changed();
+}
+
+function makeInstance(id, name) {
   const title = make("h4");
-  const meter = make("meter");
+  const meter = make("meter", { ariaLabel: `memory of ${name}` });
   const gauge = make("span");
   const disk = make("span");
-  const list = make("ul", { className: "tiles" });
+  const list = make("ul", { className: "tiles", ariaLabel: `models of ${name}` });
   const facts = make("div", { className: "facts" }, title, make("span", { className: "gauge" }, meter, gauge), disk);
   const instance = { id, title, meter, gauge, disk, list, tiles: new Map(), element: make("div", { className: "instance" }, facts, list) };
   instances.set(id, instance);
@@ -76,9 +85,7 @@ function showInstance(instance, told) {
     : `${told.used_mb} of ${told.budget_mb} MB of memory`;
   write(instance.gauge, label);
   Object.assign(instance.meter, { min: 0, max: told.budget_mb, high: 0.9 * told.budget_mb, optimum: 0, value: told.used_mb ?? 0 });
-  instance.meter.setAttribute("aria-label", `memory of instance ${told.number}`);
-  write(instance.disk, `${told.disk_mb} MB on disk`);
-  instance.list.setAttribute("aria-label", `models of ${instance.endpoint}, instance ${told.number}`);
+  write(instance.disk, `${megabytes(told.disk_mb)} on disk`);
 }
 
 export function takeTiles(tiles) {
@@ -94,8 +101,10 @@ export function drawTiles() {
     const instance = instances.get(id);
     if (instance) drawInstance(instance, changes);
   }
+  if (!pending.size) return;
   pending.clear();
   showCounts();
+  changed();
 }
 
 function drawInstance(instance, changes) {
@@ -112,12 +121,10 @@ function drawInstance(instance, changes) {
     } else {
       added.push(makeTile(instance, target, read(told)));
     }
-    changed(instance, target);
   }
   if (added.length) insert(instance, added);
   instance.list.classList.toggle("dense", instance.tiles.size > DENSE_FROM);
-  const stops = instance.list.querySelector("button[tabindex='0']");
-  if (!stops && instance.list.firstElementChild) instance.list.querySelector("button").tabIndex = 0;
+  if (!instance.list.querySelector(".tile:not([hidden]) button[tabindex='0']")) setStop(instance.list);
 }
 
 function insert(instance, added) {
@@ -137,14 +144,13 @@ function insert(instance, added) {
 
 function makeTile(instance, target, seen) {
   const name = short(target, instance.variant);
-  const latency = make("span", { className: "latency" });
+  const latency = make("span", { className: "latency", title: "a warm call, median" });
   const detail = make("span", { className: "detail" });
   const button = make("button", { type: "button", tabIndex: -1 },
     make("span", { className: "mark" }), make("span", { className: "name", textContent: name, title: name }), latency, detail);
   const element = make("li", { className: "tile" }, button);
   element.dataset.target = target;
   element.dataset.instance = instance.id;
-  element.hidden = !matches(name);
   const tile = { target, name, element, button, latency, detail, seen: null };
   drawTile(tile, seen);
   return tile;
@@ -157,6 +163,7 @@ function drawTile(tile, seen) {
     if (before) counts[before.state] -= 1;
     counts[seen.state] += 1;
     tile.element.dataset.state = seen.state;
+    tile.element.hidden = !matches(tile);
   }
   const detail = describe(seen);
   write(tile.detail, detail);
@@ -168,17 +175,24 @@ function drawTile(tile, seen) {
 
 function describe(seen) {
   const parts = [seen.name];
-  if (seen.waiting) parts.push(`${seen.waiting} waiting`);
-  if (seen.workers) parts.push(plural(seen.workers, "worker"));
+  if (seen.waiting > 1) parts.push(`${seen.waiting} calls`);
+  if (seen.workers > 1) parts.push(plural(seen.workers, "worker"));
   if (seen.memoryMb !== null) parts.push(megabytes(seen.memoryMb));
   return parts.join(" · ");
 }
 
 function showCounts() {
-  for (const item of legend.children) write(item.lastElementChild, String(counts[item.dataset.state]));
+  for (const button of legend.querySelectorAll("button")) {
+    write(button.lastElementChild, String(counts[button.dataset.state]));
+  }
 }
 
 // One tile of an instance is a stop of the Tab key; arrow keys go on from there.
+function setStop(list, next = list.querySelector(".tile:not([hidden]) button")) {
+  for (const stop of list.querySelectorAll("button[tabindex='0']")) stop.tabIndex = -1;
+  if (next) next.tabIndex = 0;
+}
+
 function move(event, list) {
   const shown = [...list.children].filter((tile) => !tile.hidden);
   const here = shown.indexOf(event.target.closest(".tile"));
@@ -187,27 +201,40 @@ function move(event, list) {
   const next = event.key in steps ? shown[here + steps[event.key]] : undefined;
   if (!next) return;
   event.preventDefault();
-  for (const stop of list.querySelectorAll("button[tabindex='0']")) stop.tabIndex = -1;
   const button = next.querySelector("button");
-  button.tabIndex = 0;
+  setStop(list, button);
   button.focus();
 }
 
-const matches = (name) => name.toLowerCase().includes(find.value.trim().toLowerCase());
-
-find.addEventListener("input", () => {
-  for (const instance of instances.values()) {
-    for (const tile of instance.tiles.values()) tile.element.hidden = !matches(tile.name);
-    for (const stop of instance.list.querySelectorAll("button[tabindex='0']")) stop.tabIndex = -1;
-    const first = instance.list.querySelector(".tile:not([hidden]) button");
-    if (first) first.tabIndex = 0;
-  }
-});
-
-export function tileOf(element) {
-  const item = element.closest?.(".tile");
-  const instance = item && instances.get(item.dataset.instance);
-  return instance ? { instance, target: item.dataset.target } : null;
+// By its name, or by where it is.
+function matches(tile) {
+  const wanted = find.value.trim().toLowerCase();
+  const { state } = tile.seen;
+  const places = [STATES[state], state === "answering" ? STATES.memory : ""];
+  return tile.name.toLowerCase().includes(wanted) || places.some((place) => place.toLowerCase() === wanted);
 }
 
-export const seenOf = (instance, target) => instance.tiles.get(target)?.seen;
+function look(text) {
+  find.value = text;
+  for (const button of legend.querySelectorAll("button")) button.ariaPressed = String(STATES[button.dataset.state] === text);
+  for (const instance of instances.values()) {
+    for (const tile of instance.tiles.values()) tile.element.hidden = !matches(tile);
+    setStop(instance.list);
+  }
+}
+
+find.addEventListener("input", () => look(find.value));
+look("");
+
+export function placeOf(element) {
+  const item = element.closest?.(".tile");
+  const instance = item && instances.get(item.dataset.instance);
+  return instance && { endpoint: instance.endpoint, variant: instance.variant.name, instance: instance.number, target: item.dataset.target };
+}
+
+const instanceAt = (place) => [...instances.values()].find((one) =>
+  one.endpoint === place.endpoint && one.variant.name === place.variant && one.number === place.instance);
+
+export const nameOf = (place) => short(place.target, instanceAt(place).variant);
+
+export const seenAt = (place) => instanceAt(place)?.tiles.get(place.target)?.seen;

@@ -16,6 +16,12 @@ export function takeLog(entries) {
   pending.push(...entries);
 }
 
+export function forgetLog() {
+  list.replaceChildren();
+  lines.clear();
+  pending = [];
+}
+
 export function drawLog() {
   if (!pending.length) return;
   const added = [];

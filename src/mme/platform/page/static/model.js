@@ -1,7 +1,9 @@
 // One model: its figures as they change, its package, and a form that sends it a request.
 
-import { onChange, seenOf, short, tileOf } from "./fleet.js";
-import { make, megabytes, milliseconds, plural, write } from "./states.js";
+import { nameOf, onChange, placeOf, seenAt } from "./fleet.js";
+import { make, megabytes, milliseconds, plural, share, write } from "./states.js";
+
+const LOGGED_AFTER_MS = 500; // the platform waits that long for lines that belong to a record
 
 const dialog = document.getElementById("model");
 const form = document.getElementById("send");
@@ -10,23 +12,39 @@ const contentType = document.getElementById("content-type");
 const requestBody = document.getElementById("request-body");
 const answer = document.getElementById("answer");
 const about = document.getElementById("model-package");
-let open = null; // { instance, target } while the dialog shows it
+const state = document.getElementById("model-state");
+const trouble = document.getElementById("model-trouble");
+let open = null; // the tile's place while the dialog shows it
 let examples = [];
 
+const FIGURES = {
+  "workers": (seen) => String(seen.workers),
+  "calls under way": (seen) => String(seen.waiting),
+  "memory": (seen) => megabytes(seen.memoryMb),
+  "calls": (seen) => seen.calls.toLocaleString("en"),
+  "found in memory": (seen) => share(seen.hits, seen.calls),
+  "evictions": (seen) => String(seen.evictions),
+  "warm call, median": (seen) => milliseconds(seen.warmMs),
+  "cold call, median": (seen) => milliseconds(seen.coldMs),
+};
+const figures = {}; // by name, the element that shows it
+for (const name of Object.keys(FIGURES)) {
+  figures[name] = make("dd");
+  document.getElementById("model-figures").append(make("div", {}, make("dt", { textContent: name }), figures[name]));
+}
+
 document.getElementById("fleet").addEventListener("click", (event) => {
-  const tile = tileOf(event.target);
-  if (tile) show(tile);
+  const place = placeOf(event.target);
+  if (place) show(place);
 });
 document.getElementById("close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => { open = null; });
 dialog.addEventListener("click", (event) => { if (event.target === dialog && event.offsetX < 0) dialog.close(); });
-onChange((instance, target) => { if (open && open.instance === instance && open.target === target) showFigures(); });
+onChange(() => { if (open) showFigures(); });
 
-const address = ({ instance, target }) => ({ endpoint: instance.endpoint, variant: instance.variant.name, target });
-
-async function show(tile) {
-  open = tile;
-  write(document.getElementById("model-name"), short(tile.target, tile.instance.variant));
+function show(place) {
+  open = place;
+  write(document.getElementById("model-name"), nameOf(place));
   answer.replaceChildren();
   example.replaceChildren();
   requestBody.value = "";
@@ -36,53 +54,60 @@ async function show(tile) {
   showFigures();
   dialog.showModal();
   document.getElementById("model-name").focus();
-  const response = await fetch(`/model?${new URLSearchParams(address(tile))}`);
-  const told = await response.json();
-  if (open !== tile) return;
-  if (response.ok) showPackage(told);
-  else about.replaceChildren(make("p", { className: "trouble", textContent: told.message }));
+  readPackage().then(showExamples);
 }
 
 function showFigures() {
-  const seen = seenOf(open.instance, open.target);
-  const state = document.getElementById("model-state");
+  const seen = seenAt(open);
   state.dataset.state = seen?.state ?? "s3";
-  state.replaceChildren(make("span", { className: "mark" }), seen?.name ?? "no longer there");
-  const trouble = document.getElementById("model-trouble");
+  write(state.lastElementChild, seen?.name ?? "no longer there");
   trouble.hidden = !seen?.trouble;
   write(trouble, seen?.trouble ?? "");
-  if (!seen) return;
-  const figures = {
-    "workers": seen.workers, "calls waiting": seen.waiting, "memory": megabytes(seen.memoryMb), "calls": seen.calls,
-    "found in memory": seen.calls ? `${Math.round((100 * seen.hits) / seen.calls)} %` : "–",
-    "evictions": seen.evictions, "warm, median": milliseconds(seen.warmMs), "cold, median": milliseconds(seen.coldMs),
-  };
-  document.getElementById("model-figures").replaceChildren(...Object.entries(figures).map(([name, value]) =>
-    make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
+  for (const [name, text] of Object.entries(FIGURES)) write(figures[name], seen ? text(seen) : "–");
 }
 
-function showPackage(told) {
-  examples = told.examples;
+async function readPackage() {
+  const place = open;
+  const told = await ask(`/model?${new URLSearchParams(place)}`);
+  if (open !== place) return [];
+  if (told.refused) about.replaceChildren(make("p", { className: "trouble", textContent: told.refused }));
+  else showPackage(told);
+  return told.examples ?? [];
+}
+
+// What the platform answers, or `refused` with the reason.
+async function ask(address, options) {
+  try {
+    const response = await fetch(address, options);
+    const told = await response.json();
+    return response.ok ? told : { refused: told.message };
+  } catch {
+    return { refused: "The platform does not answer." };
+  }
+}
+
+function showExamples(found) {
+  examples = found;
   example.replaceChildren(...examples.map((one, index) => make("option", { value: index, textContent: one.name })));
   if (!examples.length) example.replaceChildren(make("option", { textContent: "the package brings none" }));
   fill();
-  const parts = [
-    make("h3", { textContent: "Package" }),
-    make("p", { textContent: `${told.url}, ${megabytes(told.size_bytes / 2 ** 20)}, ETag ${told.etag}` }),
-    make("pre", { textContent: told.files.join("\n"), tabIndex: 0, ariaLabel: "files of the package" }),
-  ];
-  const requirements = told.texts["requirements.txt"] ?? "None: it uses the container's own libraries.";
-  for (const [title, text] of [
-    ["Requirements", requirements],
+}
+
+function showPackage(told) {
+  const workers = told.workers.map((one) => `${one.pid ?? one.id}: ${one.origin}${one.status ? `, ${one.status}` : ""}`);
+  const parts = [];
+  for (const [title, text, note] of [
+    ["Log", told.log.join("\n") || "Nothing yet."],
+    [plural(workers.length, "worker"), workers.join("\n")],
+    ["Package", told.files.join("\n"), `${told.url}, ${megabytes(told.size_bytes / 2 ** 20)}, ETag ${told.etag}`],
+    ["Requirements", told.texts["requirements.txt"] ?? "None: it uses the container's own libraries."],
     ["serving.properties", told.texts["serving.properties"] ?? "None."],
-    ["Log", told.log.length ? told.log.join("\n") : "It has said nothing yet, or is not loaded."],
     ["model.py", told.texts["model.py"]],
   ]) {
-    if (text) parts.push(make("h3", { textContent: title }), make("pre", { textContent: text, tabIndex: 0, ariaLabel: title }));
-  }
-  if (told.workers.length) {
-    const workers = told.workers.map((one) => `${one.pid ?? one.id}: ${one.origin}${one.status ? `, ${one.status}` : ""}`);
-    parts.push(make("h3", { textContent: plural(workers.length, "worker") }), make("pre", { textContent: workers.join("\n"), tabIndex: 0, ariaLabel: "workers" }));
+    if (!text) continue;
+    parts.push(make("h3", { textContent: title }));
+    if (note) parts.push(make("p", { textContent: note }));
+    parts.push(make("pre", { textContent: text, tabIndex: 0, ariaLabel: title }));
   }
   about.replaceChildren(...parts);
 }
@@ -100,25 +125,21 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = form.querySelector("button");
   const sentFrom = open;
-  const asked = { ...address(open), content_type: contentType.value, accept: examples[example.value]?.accept ?? "*/*", body: requestBody.value };
+  const asked = { ...open, content_type: contentType.value, accept: examples[example.value]?.accept ?? "*/*", body: requestBody.value };
   button.disabled = true;
-  try {
-    const response = await fetch("/invoke", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
-    const told = await response.json();
-    if (open === sentFrom) showAnswer(response.ok ? told : { status: response.status, error: "refused", body: told.message });
-  } catch (error) {
-    if (open === sentFrom) showAnswer({ status: 0, error: "no answer", body: String(error.message) });
-  } finally {
-    button.disabled = false;
-  }
+  const told = await ask("/invoke", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
+  button.disabled = false;
+  if (open !== sentFrom) return;
+  showAnswer(told);
+  setTimeout(() => { if (open === sentFrom) readPackage(); }, LOGGED_AFTER_MS);
 });
 
-function showAnswer(told) {
-  const took = told.ms === undefined ? "" : `, ${told.is_warm ? "warm" : "cold"}, ${milliseconds(told.ms)}`;
-  answer.toggleAttribute("data-failed", Boolean(told.error));
+function showAnswer({ refused, status, error, is_warm, ms, body }) {
+  const outcome = refused ? "Not sent" : `${error ? `${status} ${error}` : `Answered ${status}`}, ${is_warm ? "warm" : "cold"}, ${milliseconds(ms)}`;
+  answer.toggleAttribute("data-failed", Boolean(refused || error));
   answer.replaceChildren(
-    make("p", { textContent: told.error ? `${told.status} ${told.error}${took}` : `Answered ${told.status}${took}` }),
-    make("pre", { textContent: pretty(told.body), tabIndex: 0, ariaLabel: "answer" }));
+    make("p", { textContent: outcome }),
+    make("pre", { textContent: refused ?? pretty(body), tabIndex: 0, ariaLabel: "answer" }));
 }
 
 function pretty(text) {

@@ -26,6 +26,8 @@ export function read(tile) {
 
 export const plural = (count, one) => `${count} ${one}${count === 1 ? "" : "s"}`;
 
+export const share = (part, whole) => (whole > 0 ? `${Math.round((100 * part) / whole)} %` : "–");
+
 export function milliseconds(ms) {
   if (ms === null || ms === undefined) return "–";
   if (ms >= 1000) return `${(ms / 1000).toFixed(1)} s`;
