@@ -138,7 +138,7 @@ def test_metrics_and_the_log_level_are_under_server(served: Container) -> None:
 
 
 def test_a_chunked_request_is_one_content(served: Container) -> None:
-    head = "POST /models/sink/invoke HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = "POST /models/sink/invoke HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert '"len":5' in served.raw([f"{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"])
 
 
@@ -308,5 +308,5 @@ def test_a_model_scaled_to_nothing_refuses_calls(stage: scenes.Stage) -> None:
 
 
 def test_one_connection_serves_requests_that_were_sent_at_once(served: Container) -> None:
-    received = served.raw(["GET /ping HTTP/1.1\r\nHost: x\r\n\r\nOPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n"])
+    received = served.raw(["GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nOPTIONS / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"])
     assert received.startswith("HTTP/1.1 200 OK\r\n")

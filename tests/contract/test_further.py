@@ -37,7 +37,7 @@ def ours() -> Iterator[Container]:
 
 
 @pytest.mark.parametrize(
-    "request_line_and_header", ["GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close", "GET /ping HTTP/1.0"]
+    "request_line_and_header", ["GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close", "GET /ping HTTP/1.0"]
 )
 def test_a_client_that_asks_for_the_connection_to_close_gets_it_closed(
     ours: Container, request_line_and_header: str
@@ -47,7 +47,7 @@ def test_a_client_that_asks_for_the_connection_to_close_gets_it_closed(
 
 def test_each_of_several_requests_sent_at_once_has_its_own_request_id(ours: Container) -> None:
     with socket.create_connection(ours.address, timeout=container.DEADLINE_S) as connection:
-        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 3)
         connection.shutdown(socket.SHUT_WR)
         received = b""
         while more := connection.recv(65536):

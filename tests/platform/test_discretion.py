@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
 from mme.platform.launch import Running
+from mme.processes import marked
 
 HANDLER = """
 import os, sys, tempfile
@@ -79,3 +83,20 @@ def test_no_error_names_a_place_of_this_machine(name: str, message: Any, platfor
     secret = {str(platform.home), sys.prefix, sys.base_prefix, os.path.expanduser("~") + "/", str(Path.cwd())}
     assert [place for place in secret if place in text] == []
     assert "Traceback" not in text and 'File "' not in text
+
+
+@pytest.mark.parametrize("path", ["/", "/models", "/moto-api/data.json"])
+def test_no_port_of_a_platform_answers_who_has_no_key(path: str, message: Any, platform: Running) -> None:
+    """The gateway, the page, S3, moto and the containers: others on this machine reach them all."""
+    listening = {
+        connection.laddr.port
+        for process in marked("MME_MARK", str(platform.home))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert len(listening) >= 5
+    for port in listening:
+        with pytest.raises(HTTPError) as refused:
+            urlopen(f"http://127.0.0.1:{port}{path}")
+        with refused.value as answer:
+            assert answer.code in (400, 403), (port, answer.read())

@@ -140,7 +140,8 @@ class Access:
             caller = await asyncio.to_thread(self._directory.caller, access_key)
         except (BotoCoreError, ClientError) as error:
             if before is None:
-                raise InternalFailure(f"the caller's policies cannot be read from IAM: {error}") from error
+                log.warning("IAM cannot be read for %s: %s", access_key, error)
+                raise InternalFailure("the caller's policies cannot be read from IAM; try again later") from error
             log.warning("IAM cannot be read, what was known of %s goes on to hold: %s", access_key, error)
             caller = before.caller
         finally:

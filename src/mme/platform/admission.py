@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs
 
+from mme import pages
 from mme.platform import protocols, signing
 from mme.platform.config import ObjectStore
 from mme.platform.errors import AccessDenied
@@ -15,25 +16,15 @@ from mme.platform.keyring import Keyring
 from mme.platform.messages import Request
 from mme.platform.signatures import Signatures, claim_of
 
-_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
-_ORIGIN = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _UNSIGNED = ("AssumeRoleWithWebIdentity", "AssumeRoleWithSAML")  # of STS: what they are called with proves who calls
 
 
 def refuse_pages(request: Request) -> None:
-    """Raise AccessDenied for what a page in a browser sends.
-
-    One can make its own name point to this machine, but can't make the browser send another Host; and browsers say
-    where a form or a script comes from: in Origin, or in Sec-Fetch-Site where there is none.
-    """
+    """Raise AccessDenied for what a page in a browser sends."""
     headers = request.headers
-    if not _HOST.fullmatch(headers["host"]):
-        raise AccessDenied(f"the local platform does not answer for the host {headers['host']!r}; call it as 127.0.0.1")
-    if "origin" in headers and not _ORIGIN.fullmatch(headers["origin"]):
-        raise AccessDenied(f"the local platform does not answer to pages of {headers['origin']!r}")
-    if headers.get("sec-fetch-site") == "cross-site":
-        raise AccessDenied("the local platform does not answer to pages of other sites")
+    if why := pages.refusal(headers["host"], headers.get("origin"), headers.get("sec-fetch-site")):
+        raise AccessDenied(f"the local platform {why}")
 
 
 class Admission:

@@ -26,12 +26,6 @@ _POLL_S = 0.01
 _GRACE_S = 2.0  # between the request to end and the end
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0  # before a process that ended is started again
 
-# moto's own command line, with the line that its server writes for each request left out of the log.
-_MOTO = (
-    "import logging, sys; logging.getLogger('werkzeug').setLevel(logging.WARNING); "
-    "from moto.server import main; main(sys.argv[1:])"
-)
-
 
 class BackingFailed(Exception):
     """A process that the platform needs does not come up; the message names its log."""
@@ -41,7 +35,7 @@ class Service:
     """One child process on a loopback port, started again whenever it ends. Ends with this process, however that ends.
 
     Belongs to the event loop of the main thread, since a tethered child ends with the thread that started it.
-    `on_up` is awaited each time the process answers, before anybody is told so.
+    `on_up` is awaited each time the process answers, before anybody is told so. `key` is the first part of its paths.
     """
 
     def __init__(
@@ -51,8 +45,10 @@ class Service:
         environment: Mapping[str, str],
         folder: Path,
         on_up: Callable[[], Awaitable[None]] | None = None,
+        key: str = "",
     ) -> None:
         self.name = name
+        self._key = key
         self.port = free_port()
         self.log_file = folder / f"{name}.log"
         self._argv = argv(self.port)
@@ -64,7 +60,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}/{self._key}".rstrip("/")
 
     @property
     def pid(self) -> int | None:
@@ -184,15 +180,16 @@ def aws_service(home: Path, region: str, on_up: Callable[[], Awaitable[None]] | 
     """moto's server, as the account 000000000000."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MOTO_", "AWS_"))} | {
         "MOTO_ACCOUNT_ID": ACCOUNT_ID,
+        "MME_MOTO_KEY": (key := secrets.token_hex(16)),
         "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",  # so that AmazonSageMakerFullAccess can be attached
         "AWS_DEFAULT_REGION": region,
         "PYTHONWARNINGS": "ignore",
     }
 
     def argv(port: int) -> list[str]:
-        return [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)]
+        return [sys.executable, "-m", "mme.platform.moto_server", "-H", "127.0.0.1", "-p", str(port)]
 
-    return Service("moto", argv, environment, home, on_up)
+    return Service("moto", argv, environment, home, on_up, key)
 
 
 def credentials(home: Path) -> tuple[str, str]:

@@ -27,11 +27,13 @@ class Broken(Exception):
 class Connections:
     """The connections to one server. A call that finds none idle opens another one; there is no limit here."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        """`headers` are sent with each call, beside its own."""
         parts = urlsplit(url)
         assert parts.hostname is not None and parts.port is not None
         self._host, self._port = parts.hostname, parts.port
-        self._head = f"HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+        own = {"Host": parts.netloc, **(headers or {})}
+        self._head = "".join(["HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in own.items())]).encode()
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 

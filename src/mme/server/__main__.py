@@ -20,6 +20,7 @@ from mme.private import UMASK, private
 from mme.processes import sweep
 from mme.scratch import scratch
 from mme.server import http, metrics
+from mme.server.admission import KEY, Admission
 from mme.server.app import App
 from mme.server.config import ContainerConfig, LoadRequest
 from mme.server.errors import ServerError
@@ -49,14 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(UMASK)
     raise_descriptor_limit()
     # Workers carry the container's mark, so that what they start can be found when the container ends.
+    key = os.environ.pop(KEY, "")  # no worker is told
     mark = os.environ[_MARK] = os.environ.get(_MARK) or uuid.uuid4().hex
     try:
-        return uvloop.run(serve(container, arguments.host, arguments.port, arguments.model_store))
+        return uvloop.run(serve(container, arguments.host, arguments.port, arguments.model_store, key))
     finally:
         sweep(_MARK, mark)
 
 
-async def serve(container: ContainerConfig, host: str, port: int, model_store: Path | None = None) -> int:
+async def serve(
+    container: ContainerConfig, host: str, port: int, model_store: Path | None = None, key: str = ""
+) -> int:
     """Serve until SIGTERM or SIGINT; the exit code, which is 1 if the port can't be had."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -69,7 +73,8 @@ async def serve(container: ContainerConfig, host: str, port: int, model_store: P
     )
     registry = Registry(container, nursery)
     await nursery.start()
-    app = App(registry, os.environ.get("ALLOW_REQUEST_HANDLER_OVERRIDE", "").lower() == "true")
+    may_choose_handler = os.environ.get("ALLOW_REQUEST_HANDLER_OVERRIDE", "").lower() == "true"
+    app = App(registry, may_choose_handler, Admission(key, host))
     server = http.Server(app.handle)
     try:
         registry.memory.start()

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from mme.server import arguments, metrics
+from mme.server.admission import Admission
 from mme.server.call import Call
 from mme.server.config import LoadRequest
 from mme.server.errors import (
@@ -41,14 +42,18 @@ _TARGET_MODEL = "x-amzn-sagemaker-target-model"
 class App:
     """Answers requests from a registry of models."""
 
-    def __init__(self, registry: Registry, may_choose_handler: bool = False) -> None:
+    def __init__(
+        self, registry: Registry, may_choose_handler: bool = False, admission: Admission | None = None
+    ) -> None:
         self.registry = registry
+        self._admission = admission or Admission()
         self._may_choose_handler = may_choose_handler
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, exchange: Exchange) -> None:
         """Answer a request, now or later. Never raises."""
         try:
+            self._admission.admit(exchange.headers)
             self._route(exchange)
         except Exception as error:
             self._fail(exchange, error)

@@ -5,7 +5,8 @@
     ├── ResourceNotFound 404    ├── MethodNotAllowed 405    ├── OutOfMemory 507
     ├── Conflict 409            ├── BatchMismatch 400       ├── WorkerFailed 503
     ├── NotReady 503            ├── NoWorkers 503           ├── QueueFull 503
-    └── InvalidValue 409        └── InvalidParameter 400    └── JavaFailure 500
+    ├── InvalidValue 409        ├── InvalidParameter 400    └── JavaFailure 500
+    └── Refused 403
 
 The texts and the type names (those of Java's exceptions) are DJL Serving 0.36's, so that what is written
 against it works here; what DJL hides from the caller, such as the traceback of a handler, goes to the log.
@@ -40,6 +41,13 @@ class BadRequest(ServerError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.reason = message
+
+
+class Refused(ServerError):
+    """Somebody who isn't listened to; DJL Serving has no such answer."""
+
+    code = 403
+    type = "ForbiddenException"
 
 
 class InvalidParameter(BadRequest):

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from mme.platform.containers.kinds import ContainerKind, ContainerSpec
+from mme.platform.containers.kinds import ContainerKind, ContainerSpec, Launch
 from mme.platform.containers.records import Output, Records
 from mme.platform.wire import Broken, Connections
 from mme.processes import sweep
@@ -74,7 +74,7 @@ class Container:
         kind: ContainerKind,
         spec: ContainerSpec,
         process: asyncio.subprocess.Process,
-        address: str | None,
+        launch: Launch,
         output: Output,
         on_record: Callable[[str], None],
     ) -> None:
@@ -85,8 +85,9 @@ class Container:
         self._spec = spec
         self._process = process
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        if address is not None:
-            self._address.set_result(address)
+        self._headers = launch.headers
+        if launch.address is not None:
+            self._address.set_result(launch.address)
         self._output = output
         self._reading = asyncio.create_task(Records(on_record, self._look_for_address).read(output.lines))
         self.exited = asyncio.create_task(process.wait())
@@ -122,7 +123,7 @@ class Container:
             raise ContainerStartFailed(f"the container's process cannot be started: {error}") from error
         finally:
             os.close(write_end)
-        container = cls(kind, spec, process, launch.address, output, on_record)
+        container = cls(kind, spec, process, launch, output, on_record)
         try:
             async with asyncio.timeout(kind.start_timeout_s):
                 await container._answers()
@@ -139,9 +140,10 @@ class Container:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not self._address.done():
             raise ContainerStartFailed(f"the container ended with exit code {self.exited.result()} before it served")
-        self._connections = Connections(self._address.result())
+        self._connections = Connections(self._address.result(), self._headers)
         self._session = aiohttp.ClientSession(
             self._address.result(),
+            headers=self._headers,
             # Each on a connection of its own: one to a container that has just died is refused, and so surely not sent.
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None),

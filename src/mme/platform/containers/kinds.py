@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -65,6 +66,8 @@ class Launch:
 
     argv: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What each request to it has to have."""
     address: str | None = None
     """None for a container that chooses its port and prints `listening on http://127.0.0.1:PORT`."""
 
@@ -101,7 +104,8 @@ def _embedded(spec: ContainerSpec) -> Launch:
     argv = [sys.executable, "-m", "mme.server", "--host", "127.0.0.1", "--port", "0"]
     if spec.model_store is not None:
         argv += ["--model-store", str(spec.model_store)]
-    return Launch(argv, {**spec.environment, **spec.own})
+    key = secrets.token_hex(16)  # others on this machine reach its port, and could have it load a folder of theirs
+    return Launch(argv, {**spec.environment, **spec.own, "MME_CONTAINER_KEY": key}, {"X-MME-Key": key})
 
 
 def _djl_serving(spec: ContainerSpec) -> Launch:
@@ -118,7 +122,7 @@ def _djl_serving(spec: ContainerSpec) -> Launch:
         "SERVING_MODEL_STORE": str(spec.model_store or spec.models_folder),
     }
     environment = {**defaults, **_reserve(spec), **inherited, **spec.environment, **spec.own}
-    return Launch(["djl-serving"], environment, address)
+    return Launch(["djl-serving"], environment, address=address)
 
 
 def _reserve(spec: ContainerSpec) -> dict[str, str]:
@@ -154,7 +158,7 @@ def _docker(spec: ContainerSpec) -> Launch:
         argv += ["--env", name if name in passed_on else f"{name}={value}"]
     inherited = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
     environment = {**passed_on, **inherited, **spec.own}
-    return Launch([*argv, docker_image(spec.image), "serve"], environment, f"http://127.0.0.1:{port}")
+    return Launch([*argv, docker_image(spec.image), "serve"], environment, address=f"http://127.0.0.1:{port}")
 
 
 def docker_image(image: str) -> str:
