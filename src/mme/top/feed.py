@@ -6,7 +6,6 @@ import contextlib
 import json
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -105,36 +104,45 @@ class State:
 
 
 class Feed:
-    """Follows the platform of a home in a thread, over its restarts."""
+    """Follows the platform of a home in a thread, over its restarts, until its block ends."""
 
     def __init__(self, home: Path) -> None:
+        self._home = home
         self._told: queue.SimpleQueue[dict[str, Any] | TopError | None] = queue.SimpleQueue()
-        threading.Thread(target=self._follow, args=(home,), name="feed", daemon=True).start()
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Feed:
+        threading.Thread(target=self._follow, name="feed", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
 
     def into(self, state: State, timeout_s: float = 0) -> None:
         """Take what has come into a state, waiting for that long if nothing has. Raises TopError."""
-        try:
-            told = self._told.get(timeout=timeout_s) if timeout_s else self._told.get_nowait()
+        with contextlib.suppress(queue.Empty):
+            told = self._told.get(timeout_s > 0, timeout_s)
             while True:
                 if isinstance(told, TopError):
                     raise told
                 state.take(told)
                 told = self._told.get_nowait()
-        except queue.Empty:
-            return
 
-    def _follow(self, home: Path) -> None:
-        while True:
-            running = launch.find(home)
+    def _follow(self) -> None:
+        while not self._is_over.is_set():
+            running = launch.find(self._home)
             try:
-                with contextlib.suppress(httpx.HTTPError):  # it has ended, or was killed: what follows says so
+                # That it has ended, or was killed, is said by what follows.
+                with contextlib.suppress(httpx.HTTPError):
                     for told in _events(running.page_url) if running else ():
                         self._told.put(told)
+                        if self._is_over.is_set():
+                            return
             except TopError as error:
                 self._told.put(error)
                 return
             self._told.put(None)
-            time.sleep(_AGAIN_S)
+            self._is_over.wait(_AGAIN_S)
 
 
 def _events(page_url: str) -> Iterator[dict[str, Any]]:

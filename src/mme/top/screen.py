@@ -71,31 +71,31 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Instance:
-    """One instance: its heading, and its models in the order in which they are shown."""
+    """One instance: its heading, and its models in the order in which they are shown, of which each has a row."""
 
     heading: list[Text]
-    rows: list[Text]
+    targets: list[str]
+    row: Callable[[str], Text]
 
 
 def draw(state: State, where: str, width: int, height: int | None = None) -> Text:
     """Lines of at most that many columns; exactly `height` of them, or without it as many as there is to tell."""
     clock = time.strftime("%H:%M:%S", time.localtime(state.now)) if state.now else ""
-    lines = [
-        _apart(Text.assemble(("mme top  ", "bold"), (where, "dim")), Text(clock + "   q quits" * bool(height)), width)
-    ]
+    hint = Text(clock if height is None else f"{clock}   q quits", "dim")
+    lines = [_apart(Text.assemble(("mme top  ", "bold"), (where, "dim")), hint, width)]
     if not state.is_there:
-        lines += [Text(), Text("no platform runs here; `mme up` starts it")]
-        return _joined(lines, width, height)
+        return _joined([*lines, Text(), Text("no platform runs here; `mme up` starts it")], width, height)
     lines += [_totals(state, width), Text()]
-    events = [_event(entry) for entry in state.log]
-    if height is None:
-        return _joined([*lines, *_fleet(state, width), *_happened(events[-_MOST_EVENTS:], width)], width)
-    room = height - len(lines)
-    free = room - len(_fleet(state, width)) - 2
-    shown = min(len(events), _MOST_EVENTS, max(room // 4, free))
+    layout = _Layout.of(state, width)
+    instances = list(_instances(state, layout, width))
+    events = [_event(entry) for entry in state.log[-_MOST_EVENTS:]]
+    wanted = 1 + sum(len(one.heading) + len(one.targets) for one in instances)
+    room = wanted + 2 + len(events) if height is None else height - len(lines)
+    shown = min(len(events), max(room // 4, room - wanted - 2))
     below = _happened(events[len(events) - shown :], width)
-    fleet = _fleet(state, width, room - len(below))
-    return _joined([*lines, *fleet, *[Text()] * (room - len(fleet) - len(below)), *below], width, height)
+    fleet = _fleet(instances, layout, room - len(below))
+    gap = 0 if height is None else room - len(fleet) - len(below)
+    return _joined([*lines, *fleet, *(Text() for _ in range(gap)), *below], width, height)
 
 
 def _joined(lines: list[Text], width: int, height: int | None = None) -> Text:
@@ -131,24 +131,20 @@ def _curve(state: State, seconds: int) -> str:
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // highest)] for count in counts)
 
 
-def _fleet(state: State, width: int, height: int | None = None) -> list[Text]:
+def _fleet(instances: list[_Instance], layout: _Layout, height: int) -> list[Text]:
     """Column titles, then each endpoint's instances with their models, as many of each as fit."""
-    layout = _Layout.of(state, width)
-    instances = list(_instances(state, layout, width))
     if not instances:
         return [Text("no endpoint is up; one that is created appears here")]
     lines = [_titles(layout)]
-    if height is None:
-        return lines + [line for one in instances for line in (*one.heading, *one.rows)]
     ends = [*accumulate((len(one.heading) for one in instances), initial=len(lines))]
     shown = max(count for count in range(len(ends)) if ends[count] + (count < len(instances)) <= height or count == 0)
     left = max(0, height - ends[shown] - (shown < len(instances)))
-    room = _shared(left, [len(one.rows) for one in instances[:shown]])
+    room = _shared(left, [len(one.targets) for one in instances[:shown]])
     for one, rows in zip(instances, room, strict=False):
-        hidden = len(one.rows) - rows
-        lines += [*one.heading, *one.rows[: max(0, rows - 1) if hidden else rows]]
-        if hidden and rows:
-            lines.append(Text(f"{_INDENT}and {hidden + 1:,} more", "dim"))
+        is_whole = rows == len(one.targets)
+        lines += [*one.heading, *map(one.row, one.targets[: rows if is_whole else max(0, rows - 1)])]
+        if rows and not is_whole:
+            lines.append(Text(f"{_INDENT}and {len(one.targets) - rows + 1:,} more", "dim"))
     if shown < len(instances):
         lines.append(Text(f"and {len(instances) - shown:,} more instances", "dim"))
     return lines
@@ -169,12 +165,20 @@ def _instances(state: State, layout: _Layout, width: int) -> Iterator[_Instance]
             about = f"  {variant['name']}, {variant['instance_type']}, weight {variant['weight']:g}"
             heading = [Text.assemble((endpoint["name"], "bold"), (about, "dim"))]
             for instance in variant["instances"]:
-                models = state.models.get(instance["id"], {})
-                rates = {target: state.rate(instance["id"], target) for target in models}
-                used = sorted(models, key=lambda target: _by_use(target, models[target], rates[target]))
-                rows = [_row(target or variant["model"], models[target], rates[target], layout) for target in used]
-                yield _Instance([*heading, _memory(instance, models, width)], rows)
+                yield _instance(state, heading, variant, instance, layout, width)
                 heading = []
+
+
+def _instance(
+    state: State, above: list[Text], variant: dict[str, Any], instance: dict[str, Any], layout: _Layout, width: int
+) -> _Instance:
+    models = state.models.get(instance["id"], {})
+    rates = {target: state.rate(instance["id"], target) for target in models}
+    return _Instance(
+        [*above, _memory(instance, models, width)],
+        sorted(models, key=lambda target: _by_use(target, models[target], rates[target])),
+        lambda target: _row(target or variant["model"], models[target], rates[target], layout),
+    )
 
 
 def _by_use(target: str, model: Model, rate: float) -> tuple[object, ...]:

@@ -29,15 +29,23 @@ def show(console: Console, home: Path, *, once: bool = False) -> None:
 
     Raises TopError when too many look at the platform already.
     """
-    state, feed = State(), Feed(home)
-    if once or not console.is_terminal:
-        deadline = time.monotonic() + _LOOK_S
-        while (left_s := deadline - time.monotonic()) > 0:
-            feed.into(state, left_s)
-        console.print(draw(state, _short(home), console.width if console.is_terminal else _WIDE), soft_wrap=True)
-        return
+    with Feed(home) as feed:
+        if once or not console.is_terminal:
+            _print(console, home, feed)
+        else:
+            _live(console, home, feed)
+
+
+def _print(console: Console, home: Path, feed: Feed) -> None:
+    state, deadline = State(), time.monotonic() + _LOOK_S
+    while (left_s := deadline - time.monotonic()) > 0:
+        feed.into(state, left_s)
+    console.print(draw(state, _short(home), console.width if console.is_terminal else _WIDE), soft_wrap=True)
+
+
+def _live(console: Console, home: Path, feed: Feed) -> None:
+    state, screen = State(), Live(console=console, screen=True, auto_refresh=False)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # being killed restores the terminal too
-    screen = Live(console=console, screen=True, auto_refresh=False)
     try:
         with contextlib.suppress(KeyboardInterrupt), _keys() as pressed, screen:
             feed.into(state, _LOOK_S)
