@@ -102,3 +102,22 @@ def test_libraries_for_another_system_are_named_when_they_are_loaded(ours: Conta
 
 def test_each_further_difference_names_a_test_that_shows_it() -> None:
     assert [each.test for each in differences.further() if not callable(globals().get(each.test))] == []
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 200),
+        ({"Host": "localhost:8080", "Origin": "http://127.0.0.1:8888"}, 200),
+        ({"Host": "models"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_a_page_in_a_browser_cannot_drive_the_server(ours: Container, headers: dict[str, str], status: int) -> None:
+    assert ours.call("GET", "/ping", headers).status == status
+    registered = ours.call("POST", "/models?url=/none&model_name=none", headers)
+    assert registered.status == (404 if status == 200 else 403)

@@ -274,25 +274,6 @@ def test_json_is_written_for_people_too(running: Running) -> None:
     assert text == '{\n  "m": {\n    "status": "Healthy"\n  }\n}\n'
 
 
-@pytest.mark.parametrize(
-    "headers, status",
-    [
-        ({}, 200),
-        ({"Host": "localhost:8080", "Origin": "http://127.0.0.1:8888"}, 200),
-        ({"Host": "models"}, 200),
-        ({"Host": "evil.example"}, 403),
-        ({"Host": "127.0.0.1.evil.example"}, 403),
-        ({"Origin": "https://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
-    ],
-)
-def test_a_page_in_a_browser_cannot_drive_the_server(running: Running, headers: dict[str, str], status: int) -> None:
-    assert running.client.get("/ping", headers=headers).status_code == status
-    registered = running.client.post("/models?url=/none&model_name=none", headers=headers)
-    assert registered.status_code == (404 if status == 200 else 403)
-
-
 def test_a_container_with_a_key_answers_who_has_it_and_tells_no_handler(tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "m").mkdir(parents=True)
