@@ -21,8 +21,10 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# In place of the network: a folder of wheels, as `make wheelhouse` fills one.
+OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(abspath $(WHEELHOUSE)))
 # What the hashes say, and no setup.py is run. Without a hash: torch from PyTorch's own index.
-INSTALL := $(BIN)/uv pip install --python $(BIN)/python
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python $(OFFLINE)
 LOCKED := $(INSTALL) --require-hashes --only-binary :all: --no-deps -r
 # The lines of requirements.hashes.txt that belong to the distributions for which this awk condition is true.
 lines_of = awk '/^[^ ]/ { is_wanted = $(1) } is_wanted' requirements.hashes.txt
@@ -30,7 +32,7 @@ lines_of = awk '/^[^ ]/ { is_wanted = $(1) } is_wanted' requirements.hashes.txt
 $(STAMP): requirements.hashes.txt pyproject.toml
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(OFFLINE) --require-hashes --only-binary :all: \
 		-r <($(call lines_of,/^uv==/))
 ifeq ($(TORCH),cpu)
 	@$(INSTALL) --index https://download.pytorch.org/whl/cpu torch==2.7.1+cpu
@@ -42,7 +44,20 @@ endif
 	@touch $@
 
 .PHONY: setup
-setup: $(STAMP) ## create .venv and install what is locked (TORCH=cpu: a smaller torch)
+setup: $(STAMP) ## create .venv and install what is locked (TORCH=cpu: a smaller torch; WHEELHOUSE=folder: without a network)
+
+DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest build/wheelhouse
+
+.PHONY: wheelhouse
+wheelhouse: $(STAMP) ## fetch what setup installs, for this system and Python, into build/wheelhouse
+ifeq ($(TORCH),cpu)
+	@$(DOWNLOAD) --index-url https://download.pytorch.org/whl/cpu torch==2.7.1+cpu
+	@$(DOWNLOAD) --require-hashes -r <($(call lines_of,!/^(torch|triton|nvidia-[a-z0-9-]+)==/))
+else
+	@$(DOWNLOAD) --require-hashes -r requirements.hashes.txt
+endif
+	@$(BIN)/python -c 'import platform; print("for Python", platform.python_version(), "on", platform.system(), platform.machine())'
+	@du -sh build/wheelhouse
 
 .PHONY: run
 run: $(STAMP) ## run the tutorial: six notebooks, a table of answers (MME_BACKEND=aws asks first; MME_YES=1 doesn't)
@@ -133,11 +148,18 @@ audit: $(STAMP) ## ask PyPI for known weaknesses of what is locked; fails where 
 	@$(BIN)/uv tool run pip-audit --strict --requirement requirements.hashes.txt --require-hashes --disable-pip --progress-spinner off
 
 .PHONY: clean
-clean: ## remove what runs leave: build/, packages, the platform's home
-	@if test -x $(BIN)/mme; then $(BIN)/mme down; fi
-	@rm -rf build .mme .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove what runs leave: build/ but for its wheels, packages, the platform's home
+	@if test -x $(BIN)/mme; then for home in .mme $(wildcard .mme/labs/*); do MME_HOME=$$home $(BIN)/mme down; done; fi
+	@if test -d build; then find build -mindepth 1 -maxdepth 1 ! -name wheelhouse -exec rm -rf {} +; fi
+	@rm -rf .mme .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find model_packages -mindepth 1 ! -name README.md -delete
 
+.PHONY: reset
+reset: clean ## as after setup, for the next attendees (NOTEBOOKS_TOO=yes: the notebooks as committed, edits are lost)
+ifeq ($(NOTEBOOKS_TOO),yes)
+	@git restore notebooks
+endif
+
 .PHONY: distclean
-distclean: clean ## remove the environment as well
-	@rm -rf .venv
+distclean: clean ## remove the environment and the wheels as well
+	@rm -rf .venv build
