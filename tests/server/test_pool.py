@@ -256,6 +256,19 @@ def test_an_idle_worker_that_is_killed_is_noticed_and_replaced(tmp_path: Path) -
     with_pool(tmp_path, test)
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_that_never_reached_a_killed_worker_is_made_by_another(tmp_path: Path, is_async: bool) -> None:
+    async def test(pool: Pool) -> None:
+        first = await Asked(pool, "x").pid()
+        os.kill(first, signal.SIGKILL)
+        while is_alive(first):
+            os.sched_yield()  # and not await: the pool is not to notice before it is asked
+        assert await Asked(pool, "y").pid() != first
+
+    handler = HANDLER.replace("def handle", "async def handle") if is_async else HANDLER
+    with_pool(tmp_path, test, handler, async_mode=is_async)
+
+
 def test_a_second_worker_is_forked_from_the_models_template_and_leaves_when_idle(tmp_path: Path) -> None:
     async def test(pool: Pool) -> None:
         held = await hold(pool)

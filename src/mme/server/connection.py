@@ -1,24 +1,16 @@
-"""Decides how calls travel between the front and one worker process: frames on its socket, by callbacks alone.
-
-A worker may be handed a call ahead of its answer to the one before, so that it needn't wait for the front in between.
-Such a call has a token, a byte in a socket that both processes read: whoever takes the token has the call. The worker
-takes it right before it answers, and says so with the answer, or when it comes upon the call; the front takes it when
-the call is better made elsewhere. So a call that a busy or dead worker hasn't begun is never lost, nor made twice.
-"""
+"""Decides how calls travel between the front and one worker process: frames on its socket, by callbacks alone."""
 
 from __future__ import annotations
 
-import array
 import asyncio
 import itertools
 import logging
 import signal
-import socket
-from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from mme.server.ahead import Ahead, Flight
 from mme.server.call import Call
 from mme.server.errors import BatchMismatch, InitOutOfMemory, LoadFailed, ServerError, WorkerFailed
 from mme.server.worker import frames
@@ -29,8 +21,6 @@ _READ_BYTES = 1 << 16  # below malloc's threshold for a mapping of its own
 _EXIT_GRACE_S = 2.0
 DISCONNECTED = "java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected."
 TIMED_OUT = "java.util.concurrent.TimeoutException"
-_MAX_AHEAD = 2  # calls in a worker behind the one it makes
-_TOKENS = 256  # more than can be in a worker's socket, taken back ones included
 _worker_ids = itertools.count(1)
 
 
@@ -64,18 +54,6 @@ class Owner(Protocol):
     def worker_imported(self, modules: list[str]) -> None: ...
 
 
-class _Flight:
-    """The calls of one request frame, with what is left to be answered."""
-
-    __slots__ = ("number", "calls", "timeout_s", "deadline")
-
-    def __init__(self, number: int, calls: Sequence[Call], timeout_s: float) -> None:
-        self.number = number
-        self.calls = dict(enumerate(calls))
-        self.timeout_s = timeout_s
-        self.deadline = 0.0
-
-
 class Worker:
     """One worker process."""
 
@@ -84,7 +62,7 @@ class Worker:
         self.process = process
         self.started_at = datetime.now(UTC)
         self.idle_since = 0.0
-        self.flights: dict[int, _Flight] = {}  # what it has begun
+        self.flights: dict[int, Flight] = {}  # what it has begun
         self._owner = owner
         self._max_content_bytes = max_content_bytes
         self._loop = asyncio.get_running_loop()
@@ -96,10 +74,8 @@ class Worker:
         self._has_imported = False
         self._is_lost = False
         self._timer: asyncio.TimerHandle | None = None
-        self._ahead: deque[_Flight] = deque()
-        self._tokens: tuple[socket.socket, socket.socket] | None = None  # to put them in, to take them back
-        self._has_taken = False  # the next of them, as it says before its answer
-        self._dead = 0  # the last call taken back: what it leaves is in the socket until a later one is answered
+        self._ahead = Ahead(self._socket)
+        self._has_taken = False  # the next of what it was handed ahead, as it says before its answer
         self._loop.add_reader(self._socket, self._readable)
         # One that ends with requests unread resets its socket, and libuv calls for an error only once.
         process.exited.add_done_callback(lambda _: self._read_last())
@@ -137,13 +113,15 @@ class Worker:
             self.process.kill()
         return await asyncio.shield(self.process.exited)
 
-    def dispatch(self, calls: Sequence[Call], handler: str, timeout_s: float) -> None:
-        """Send calls to a free worker, as a batch if there are several."""
-        flight = _Flight(next(self._ids), calls, timeout_s)
+    def dispatch(self, calls: Sequence[Call], handler: str, timeout_s: float) -> bool:
+        """Send calls to a free worker, as a batch if there are several. False if it has ended, and got none of them."""
+        flight = Flight(next(self._ids), calls, timeout_s)
+        if not self._send(_request({"id": flight.number, "op": "invoke"}, calls, handler)):
+            return False
         self._begin(flight)
-        self._send(_request({"id": flight.number, "op": "invoke"}, calls, handler))
+        return True
 
-    def _begin(self, flight: _Flight) -> None:
+    def _begin(self, flight: Flight) -> None:
         self.flights[flight.number] = flight
         flight.deadline = self._loop.time() + flight.timeout_s
         if self._timer is None:
@@ -152,52 +130,21 @@ class Worker:
     @property
     def ahead(self) -> list[Call]:
         """The calls that wait in this worker, the oldest first."""
-        return [flight.calls[0] for flight in self._ahead]
+        return self._ahead.calls
 
     def hand_ahead(self, call: Call, handler: str, timeout_s: float) -> bool:
         """Send a busy worker the call to make next; its time begins with it. False if that can't be done now."""
-        if self._is_lost or self._dead or self._unsent or len(self._ahead) == _MAX_AHEAD:
+        if self._is_lost or self._unsent or not self._ahead.has_room:
             return False
-        if self._tokens is None and not self._share_tokens():
+        flight = Flight(next(self._ids), (call,), timeout_s)
+        if not self._ahead.hold(flight):
             return False
-        flight = _Flight(next(self._ids), (call,), timeout_s)
-        token = flight.number % _TOKENS
-        assert self._tokens is not None
-        try:
-            self._tokens[0].send(bytes((token,)), socket.MSG_DONTWAIT)
-        except OSError:  # a handler can do what it likes to its end
-            return False
-        self._ahead.append(flight)
-        self._send(_request({"id": flight.number, "op": "invoke", "token": token}, (call,), handler))
+        self._send(_request({"id": flight.number, "op": "invoke", "token": flight.token}, (call,), handler))
         return True
 
     def take_back(self) -> Call | None:
         """The oldest call that was handed ahead and hasn't begun; it will not, here. None if there is none."""
-        if not self._ahead or self._tokens is None:
-            return None
-        try:
-            token = self._tokens[1].recv(1, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        for flight in self._ahead:
-            if token == bytes((flight.number % _TOKENS,)):
-                self._ahead.remove(flight)
-                self._dead = flight.number
-                return flight.calls[0]
-        return None
-
-    def _share_tokens(self) -> bool:
-        """Give the worker the sockets for tokens, when it is first handed a call ahead."""
-        ours, theirs = socket.socketpair()
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (theirs.fileno(),)))
-        try:
-            self._socket.sendmsg(frames.encode({"op": "tokens"}), (rights,))
-        except OSError:  # full, or closed
-            ours.close()
-            theirs.close()
-            return False
-        self._tokens = ours, theirs
-        return True
+        return self._ahead.take_back()
 
     def close(self, error: ServerError | None = None) -> None:
         """Kill the process; calls under way fail with `error`. `on_lost` isn't called."""
@@ -205,21 +152,23 @@ class Worker:
             self._leave(error or WorkerFailed(DISCONNECTED))
         self.process.kill()  # one that was lost in its init call may still be ending
 
-    def _send(self, buffers: list[frames.Buffer]) -> None:
+    def _send(self, buffers: list[frames.Buffer]) -> bool:
+        """Send now, or as soon as the worker has read what is before; False if it has closed its end."""
         if self._unsent:
             self._unsent += [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
-            return
+            return True
         try:
             sent = self._socket.sendmsg(buffers)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._loop.call_soon(self._read_last)  # not now: the caller is in the midst of dispatching
-            return
+            return False
         if sent < sum(map(len, buffers)):
             self._unsent = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
             self._drop_sent(sent)
             self._loop.add_writer(self._socket, self._writable)
+        return True
 
     def _writable(self) -> None:
         try:
@@ -324,13 +273,12 @@ class Worker:
 
     def _go_on(self, answered: int) -> None:
         """It has answered: has it begun a call that it was handed ahead?"""
-        if answered > self._dead:
-            self._dead = 0
+        self._ahead.answered(answered)
         if self._ahead and not self._has_taken:
             self._owner.worker_gives_back(self)  # handed too late; what remains has begun by now
         self._has_taken = False
-        if self._ahead:
-            following = self._ahead.popleft()
+        following = self._ahead.next()
+        if following is not None:
             self._begin(following)
             self._owner.worker_went_on(self, following.calls[0])
         else:
@@ -366,8 +314,6 @@ class Worker:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
-        for end in self._tokens or ():
-            end.close()
         if self._init is None or self._init.done():
             self.process.kill()
         if self._timer is not None:
@@ -375,12 +321,11 @@ class Worker:
         if self._init is not None and not self._init.done():
             self._init.set_exception(ConnectionError())
         now = self._loop.time()
-        flights, ahead = self.flights, self._ahead
-        self.flights, self._ahead = {}, deque()
+        flights, self.flights = self.flights, {}
         for flight in flights.values():
             for call in flight.calls.values():
                 call.failed(late if late is not None and flight.deadline <= now else error)
-        for flight in ahead:  # begun, though the answer before hasn't arrived
+        for flight in self._ahead.close():  # begun, though the answer before hasn't arrived
             flight.calls[0].failed(error)
 
 

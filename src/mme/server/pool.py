@@ -138,9 +138,13 @@ class Pool:
             while len(calls) < size and queue and size_bytes + queue[0].size_bytes <= _MAX_BATCH_BYTES:
                 calls.append(queue.popleft())
                 size_bytes += calls[-1].size_bytes
+            if not worker.dispatch(calls, self.config.handler, self.config.predict_timeout_s):
+                queue.extendleft(reversed(calls))  # for another; that this one is lost is told soon
+                if worker in self._free:
+                    self._free.remove(worker)
+                continue
             for call in calls:
                 self._taken(call, now)
-            worker.dispatch(calls, self.config.handler, self.config.predict_timeout_s)
         if queue and self._may_hand_ahead:
             for worker in self.workers:
                 while queue and self._hand_ahead(worker, queue[0]):
