@@ -1,4 +1,4 @@
-"""What DJL Serving runs for a tenant of the labs: it takes its time and its memory, and says since when it is loaded."""
+"""What DJL Serving runs for a tenant of the labs: takes its time and its memory, and says since when it is loaded."""
 
 import time
 

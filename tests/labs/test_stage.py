@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
@@ -45,8 +46,10 @@ def test_a_lab_is_deployed_called_and_gone(lab: Settings, tmp_path: Path) -> Non
     (instance,) = stage.instances(lab)
     assert [model["target_model"] for model in instance["models"]] == ["tenant.tar.gz"]
     assert instance["memory_budget_mb"] == 1024
-    stage.deploy(lab, instances=2, is_cached=False)
+    stage.deploy(lab, instances=2, is_cached=False, environment={"MME_FORK": "off"})
     assert [is_cold(), is_cold()] == [True, True] and len(stage.instances(lab)) == 2
+    environments = [psutil.Process(one["pid"]).environ() for one in stage.instances(lab)]
+    assert [one["MME_FORK"] for one in environments] == ["off", "off"]
     stage.remove(lab)
     with pytest.raises(ClientError, match="not found"):
         is_cold()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from botocore.config import Config
@@ -41,10 +42,13 @@ def own(settings: Settings, lab: str, **changes: Any) -> Settings:
     return found
 
 
-def deploy(lab: Settings, *, instances: int = 1, is_cached: bool = True) -> None:
+def deploy(
+    lab: Settings, *, instances: int = 1, is_cached: bool = True, environment: Mapping[str, str] | None = None
+) -> None:
     """Put an endpoint in front of the packages under the lab's prefix, and return when it is in service.
 
-    One of before is removed first. `is_cached` is the ModelCacheSetting of the model (AWS: MultiModelConfig).
+    One of before is removed first. `is_cached` is the model's ModelCacheSetting (AWS: MultiModelConfig), `environment`
+    what its containers have in theirs.
     """
     remove(lab)
     boto, name = session.connect(lab), lab.endpoint_name
@@ -54,6 +58,7 @@ def deploy(lab: Settings, *, instances: int = 1, is_cached: bool = True) -> None
         "Mode": "MultiModel",
         "ModelDataUrl": f"s3://{session.bucket(lab)}/{lab.prefix}/",
         "MultiModelConfig": {"ModelCacheSetting": "Enabled" if is_cached else "Disabled"},
+        "Environment": dict(environment or {}),
     }
     sagemaker.create_model(ModelName=name, ExecutionRoleArn=session.role_arn(lab), PrimaryContainer=container)
     variant = {"VariantName": VARIANT, "ModelName": name, "InstanceType": lab.instance_type}
