@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from stack import Stack
+from typer.main import get_command
 
 from mme import session
 from mme.cli import app
@@ -58,8 +59,7 @@ def test_the_user_may_do_what_a_run_does_to_its_own_things_alone(action, resourc
 
 
 def test_commands_files_and_settings_that_it_names_are_there():
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert set(re.findall(r"(?:`|bin/)mme ([a-z]+)", PAGE)) <= commands
+    assert set(re.findall(r"(?:`|bin/)mme ([a-z]+)", PAGE)) <= get_command(app).commands.keys()
     assert all((ROOT / "docs" / path).exists() for path in re.findall(r"\]\((\.\./[^)]+)\)", PAGE))
     named = set(re.findall(r"`([a-z]+_[a-z_]+)(?:=[A-Za-z]+)?`", PAGE)) - {"required_memory_mb"}
     assert named and named <= Settings.model_fields.keys()
