@@ -11,6 +11,8 @@ TORCH ?= index
 export UV_COMPILE_BYTECODE := 1
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 LABS := $(sort $(wildcard notebooks/labs/*.ipynb))
+# Most tests wait for processes; what a file's tests share is made once.
+SIDE_BY_SIDE := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 NBVAL := $(BIN)/pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout=300
 
 # Asked before anything is installed.
@@ -87,7 +89,7 @@ format: $(STAMP) ## lay out the Python files and notebooks
 
 .PHONY: test
 test: lint ## lint, types, unit and contract tests, then every notebook with its outputs compared
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q $(SIDE_BY_SIDE)
 	@$(MAKE) --no-print-directory notebooks
 
 .PHONY: notebooks
