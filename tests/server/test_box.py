@@ -100,7 +100,7 @@ def with_worker(
 ) -> None:
     """Start a worker of the intruder, as an ordinary user, and test it."""
     model = folder / "intruder"
-    model.mkdir()
+    model.mkdir(exist_ok=True)
     (model / "model.py").write_text(INTRUDER)
 
     async def run() -> None:
@@ -188,6 +188,19 @@ def test_a_packages_variables_are_not_among_its_workers_arguments(tmp_path: Path
         assert (await asker.ask(("read", "/proc/self/environ")))[0].count("TOKEN=a-token") == 1
 
     with_worker(tmp_path, test, fork=False, env={"TOKEN": "a-token"})
+
+
+def test_an_interpreter_that_a_package_brings_is_in_the_box_from_its_start(tmp_path: Path) -> None:
+    paths = secrets(tmp_path)
+
+    async def test(asker: Asker) -> None:
+        assert await asker.ask(("read", "stolen")) == ["" if box.abi() else "secret"]
+
+    model = tmp_path / "intruder"
+    model.mkdir()
+    (model / "python").write_text(f'#!/bin/sh\ncat {paths[0]} > {model}/stolen\nexec {sys.executable} "$@"\n')
+    (model / "python").chmod(0o755)
+    with_worker(tmp_path, test, python="./python")
 
 
 def test_the_container_can_open_the_box(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mme.server.config import ContainerConfig, LoadRequest
 from mme.server.errors import Conflict, LoadFailed, ModelNotFound, OutOfMemory, ServerError, WorkerFailed
 from mme.server.nursery import Nursery
 from mme.server.registry import Model, Registry
+from mme.server.worker import box
 
 HANDLER = "def handle(inputs):\n    return None\n"
 HELD = """\
@@ -270,6 +271,24 @@ def test_requirements_that_cannot_be_had_fail_the_load_with_pips_words(tmp_path:
         (tmp_path / "m" / "requirements.txt").write_text("--no-index\nno-such-package-here==9.9\n")
         with pytest.raises(LoadFailed, match="No matching distribution found for no-such-package-here==9.9"):
             await registry.load(LoadRequest("m", url))
+
+    with_registry(tmp_path, test)
+
+
+def test_what_a_package_has_pip_build_is_built_in_a_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # pip reads: no isolation, and so nothing to fetch
+    secret = tmp_path / "secret"
+    secret.write_text("a secret")
+    source = tmp_path / "m" / "source"
+
+    async def test(registry: Registry) -> None:
+        url = package(tmp_path / "m")
+        source.mkdir()
+        (source / "setup.py").write_text(f"print('it says', open({str(secret)!r}).read())")
+        (tmp_path / "m" / "requirements.txt").write_text(f"--no-index\n{source}\n")
+        with pytest.raises(LoadFailed) as failed:
+            await registry.load(LoadRequest("m", url))
+        assert ("PermissionError" in str(failed.value)) is (box.abi() > 0), failed.value
 
     with_registry(tmp_path, test)
 

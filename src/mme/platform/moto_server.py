@@ -12,12 +12,14 @@ import os
 import sys
 
 from moto import server
+from moto.moto_server.werkzeug_app import MotoRequestHandler
 
 KEY = "MME_MOTO_KEY"
 """The variable that holds the key."""
 
 
-class _Handler(server.MotoRequestHandler):  # type: ignore[misc]
+class _Handler(MotoRequestHandler):
+    path: str
     begin = f"/{os.environ.pop(KEY, '')}"
 
     def parse_request(self) -> bool:
@@ -32,5 +34,5 @@ class _Handler(server.MotoRequestHandler):  # type: ignore[misc]
 
 if __name__ == "__main__":
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line for each request
-    server.MotoRequestHandler = _Handler
+    server.MotoRequestHandler = _Handler  # type: ignore[attr-defined]
     server.main(sys.argv[1:])

@@ -29,8 +29,8 @@ class Admission:
         if not found and not self._key:
             return
         said = {name: headers[at][1] for name, at in found.items()}
-        host = said.get("host", "")
-        if self._has_names or "." not in host:  # no page of the internet is at a name without a dot
+        host = said.get("host")
+        if self._has_names or "." not in (host or ""):  # no page of the internet is at a name without a dot
             host = None
         if why := pages.refusal(host, said.get("origin"), said.get("sec-fetch-site")):
             raise Refused(f"This server {why}.")

@@ -215,7 +215,7 @@ class Registry:
             config = model.config = configuration.read(model.request, self._container)
             await self.memory.reserve(config)
             await asyncio.to_thread(requirements.examine, config)
-            python = await requirements.interpreter(config, self._container.cache_dir)
+            python = await requirements.interpreter(config, self._container.cache_dir, self._container.box)
             spec = WorkerSpec(
                 model_name=config.name,
                 model_dir=config.model_dir,

@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -28,8 +29,11 @@ from mme.discretion import discreet, within
 from mme.private import NotPrivate, private
 from mme.server.config import ModelConfig
 from mme.server.errors import LoadFailed
+from mme.server.worker import box
 
 _ASK_FOR_PACKAGES = "import json, sys; print(json.dumps([sys.version, [p for p in sys.path if 'packages' in p]]))"
+_PIP_CONFIGS = (".config/pip/pip.conf", ".pip/pip.conf")
+_READ_BY_PIP = ("PIP_", "SSL_CERT_", "REQUESTS_CA_")  # variables that may name files
 _installs: dict[Path, asyncio.Lock] = {}
 _satisfied: set[str] = set()  # looked up once: nothing is uninstalled from under a running server
 
@@ -47,7 +51,7 @@ def examine(config: ModelConfig) -> None:
         raise LoadFailed(reason)
 
 
-async def interpreter(config: ModelConfig, cache_dir: Path | None) -> str | None:
+async def interpreter(config: ModelConfig, cache_dir: Path | None, rules: box.Rules) -> str | None:
     """The interpreter for the package's workers; None stands for the server's own, from which workers are forked.
 
     Raises LoadFailed with what pip said, OSError if the configured interpreter can't be run.
@@ -61,7 +65,7 @@ async def interpreter(config: ModelConfig, cache_dir: Path | None) -> str | None
     environment = _place(config, wanted, cache_dir)
     async with _alone_with(environment):
         if not (environment / "complete").exists():
-            await _make(environment, config, file if wanted.strip() else None)
+            await _make(environment, config, file if wanted.strip() else None, rules)
     return str(environment / "bin" / "python")
 
 
@@ -135,34 +139,67 @@ async def _alone_with(environment: Path) -> AsyncIterator[None]:
             yield
 
 
-async def _make(environment: Path, config: ModelConfig, file: Path | None) -> None:
+async def _make(environment: Path, config: ModelConfig, file: Path | None, rules: box.Rules) -> None:
     python = config.python or sys.executable
     shutil.rmtree(environment, ignore_errors=True)
-    await _run(python, "-m", "venv", "--without-pip", str(environment))
-    own = str(environment / "bin" / "python")
-    parent_packages = json.loads(await _run(python, "-c", _ASK_FOR_PACKAGES))[1]
-    site = Path(json.loads(await _run(own, "-c", _ASK_FOR_PACKAGES))[1][0])
-    (site / "parent.pth").write_text("\n".join(parent_packages) + "\n")
-    if file is not None:
-        links = file.parent / "requirements"
-        options = ["--find-links", str(links)] if links.is_dir() else []
-        if _is_offline(config):
-            options.append("--no-index" if links.is_dir() else "--no-deps")
-        pip = [sys.executable, "-m", "pip", "--python", own, "--disable-pip-version-check", "--no-input"]
-        try:
-            await _run(*pip, "install", "--quiet", *options, "--requirement", str(file))
-        except LoadFailed as error:
-            raise LoadFailed(discreet(str(error), {within(file.parent): "", within(environment): ""})) from error
+    environment.mkdir()
+    with _home(environment) as home:
+        run = partial(_run, rules, environment, home, [str(config.model_dir), *box.around(python)])
+        await run(python, "-m", "venv", "--without-pip", str(environment))
+        own = str(environment / "bin" / "python")
+        parent_packages = json.loads(await run(python, "-c", _ASK_FOR_PACKAGES))[1]
+        site = Path(json.loads(await run(own, "-c", _ASK_FOR_PACKAGES))[1][0])
+        (site / "parent.pth").write_text("\n".join(parent_packages) + "\n")
+        if file is not None:
+            links = file.parent / "requirements"
+            options = ["--find-links", str(links)] if links.is_dir() else []
+            if _is_offline(config):
+                options.append("--no-index" if links.is_dir() else "--no-deps")
+            pip = [sys.executable, "-m", "pip", "--python", own, "--disable-pip-version-check", "--no-input"]
+            try:
+                await run(*pip, "install", "--quiet", *options, "--requirement", str(file))
+            except LoadFailed as error:
+                raise LoadFailed(discreet(str(error), {within(file.parent): "", within(environment): ""})) from error
     (environment / "complete").touch()
+
+
+@contextlib.contextmanager
+def _home(environment: Path) -> Iterator[Path]:
+    """A home for what makes the environment, with what the user's says to pip."""
+    home = environment / "home"
+    for name in _PIP_CONFIGS:
+        (home / name).parent.mkdir(parents=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(Path.home() / name, home / name)
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home)
 
 
 def _is_offline(config: ModelConfig) -> bool:
     return os.environ.get("DJL_OFFLINE", config.env.get("DJL_OFFLINE", "")).lower() == "true"
 
 
-async def _run(*argv: str) -> str:
+async def _run(rules: box.Rules, environment: Path, home: Path, reads: list[str], *argv: str) -> str:
+    """What a command prints that makes an environment; it may run a package's code, so it has a box, with a network."""
+    variables = rules.environment(os.environ) | {"HOME": str(home), "TMPDIR": str(home)}
+    named = [value for name, value in variables.items() if name.startswith(_READ_BY_PIP) and os.path.isabs(value)]
+    request = rules.request(str(home)) | {"has_network": True}
     process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *(
+            sys.executable,
+            "-P",
+            box.__file__,
+            json.dumps(request),
+            str(environment),
+            json.dumps([*reads, *named]),
+            *argv,
+        ),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=variables,
     )
     try:
         output = (await process.communicate())[0].decode("utf-8", "replace")

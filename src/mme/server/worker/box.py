@@ -8,6 +8,7 @@ Source: https://docs.kernel.org/userspace-api/landlock.html and linux/landlock.h
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import struct
@@ -118,10 +119,10 @@ def forbid_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def enter(request: Mapping[str, Any], model_dir: str) -> None:
+def enter(request: Mapping[str, Any], model_dir: str, reads: Iterable[str] = ()) -> None:
     """Shut this process, which has one thread, and all that come from it into the box; there is no way out.
 
-    Does nothing where the kernel has no Landlock. Raises BoxFailed.
+    `reads` may be read too. Does nothing where the kernel has no Landlock. Raises BoxFailed.
     """
     version = abi() if request["is_on"] else 0
     if not version:
@@ -137,7 +138,7 @@ def enter(request: Mapping[str, Any], model_dir: str) -> None:
     packed = struct.pack(f"={len(attributes)}Q", *attributes)
     ruleset = _checked(libc.syscall(_CREATE_RULESET, packed, ctypes.c_size_t(len(packed)), 0))
     try:
-        for path in {*_SYSTEM, *_python()}:
+        for path in {*_SYSTEM, *_python(), *reads}:
             _allow(libc, ruleset, path, _READ)
         for path in {*_DEVICES, model_dir, *request["paths"]}:
             _allow(libc, ruleset, path, handled)
@@ -166,6 +167,12 @@ def _python() -> Iterable[str]:
     yield from (place for place in sys.path if os.path.isabs(place) and place != os.sep)
 
 
+def around(python: str) -> list[str]:
+    """What an interpreter other than this one needs to read, by the places of its program and of what that links to."""
+    roots = {os.path.dirname(os.path.dirname(place)) for place in (os.path.abspath(python), os.path.realpath(python))}
+    return [os.path.join(root, name) for root in roots for name in ("bin", "lib", "lib64", "pyvenv.cfg")]
+
+
 def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
     try:
         beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -184,3 +191,8 @@ def _checked(result: int) -> int:
     if result < 0:
         raise BoxFailed(f"Landlock refuses a worker's box: {os.strerror(ctypes.get_errno())}; MME_BOX=off does without")
     return result
+
+
+if __name__ == "__main__":  # box.py REQUEST FOLDER READS ARGV...: run a command in a box
+    enter(json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
+    os.execv(sys.argv[4], sys.argv[4:])

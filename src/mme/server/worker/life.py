@@ -181,6 +181,8 @@ def _exec(request: dict[str, Any], sock: socket.socket, lifeline: int) -> NoRetu
     python = request["python"]
     # Everybody can read the arguments; of the variables, which may be secrets, they hold what is looked for there.
     told = request | {"env": {name: value for name, value in request["env"].items() if name == "PYTHONPATH"}}
+    # The program may be the package's own, which would not shut itself in.
+    box.enter(request["box"], request["model_dir"], box.around(python))
     try:
         os.execv(python, [python, _MAIN, "worker", str(sock.fileno()), str(lifeline), json.dumps(told)])
     except OSError as error:
