@@ -49,8 +49,9 @@ def deploy(
         done = {"endpoint": plan.endpoint, "target_model": plan.target_model, "uri": plan.uri}
         print(json.dumps(done | {"created": plan.missing, "replaced": plan.replaces}))
     else:
-        made = f", with the {', '.join(plan.missing)} made for it" if plan.missing else ""
-        out.print(f"{plan.endpoint} serves {plan.uri}{made}", markup=False)
+        for kind in plan.missing:
+            out.print(f"created {kind} {plan.endpoint}", markup=False)
+        out.print(f"uploaded {plan.uri}", markup=False)
         out.print(f'EndpointName="{plan.endpoint}", TargetModel="{plan.target_model}"', markup=False)
     if plan.replaces:
         note(
@@ -115,7 +116,8 @@ def _body(json_text: str | None, csv: str | None, file: str | None) -> tuple[byt
         try:
             json.loads(json_text)
         except ValueError as error:
-            raise typer.BadParameter(f"is no JSON ({error}); quote it for the shell: {_ASK}") from None
+            what = f"{json_text} is no JSON ({error}); quote it for the shell: {_ASK}"
+            raise typer.BadParameter(what, param_hint="--json") from None
         return json_text.encode(), "application/json"
     name = str(csv or file)
     suffix = Path(name).suffix.lower()

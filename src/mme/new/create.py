@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mme.new.errors import NewError
 from mme.new.kinds import BARE, Kind, kind_of
 from mme.new.probe import Found, Question
 from mme.packages import Example
-from mme.packages.layout import PROPERTIES
+from mme.packages.layout import HANDLER, PROPERTIES, REQUIREMENTS
 from mme.packages.models import TRUSTED_TYPES
 from mme.settings import Settings
 
@@ -107,6 +108,8 @@ def create(
             found = probe.ask(Question(kind.name, model.name, artifact, example, trusted, allows_mismatch), staged)
             if artifact != kind.artifact:
                 (staged / artifact).unlink()  # it was written anew
+        if found.takes != "number":
+            _take_records(staged, found.takes)
         examples = tuple(_examples(found))
         packages.write_examples(staged, examples)
         if found.taken_mb > _LEAST_GROWTH_MB and kind.name != "SetFit":
@@ -155,6 +158,15 @@ def _own_modules(found: list[Import], beside: Path) -> Iterator[Path]:
     for top in sorted({each.top for each in found}):
         if (beside / f"{top}.py").is_file():
             yield beside / f"{top}.py"
+
+
+def _take_records(staged: Path, takes: str) -> None:
+    """Put the handler for columns and texts before that for rows, which it loads the model by; columns need pandas."""
+    (staged / HANDLER).rename(staged / "rows.py")
+    shutil.copyfile(Settings().scripts_dir / "scikit_learn_records" / HANDLER, staged / HANDLER)
+    if takes == "column":
+        why = "# Installed by DJL Serving when it loads the package: the container hasn't got it."
+        (staged / REQUIREMENTS).write_text(f"{why}\npandas=={metadata.version('pandas')}\n", encoding="utf-8")
 
 
 def _bare(example: Any) -> Found:

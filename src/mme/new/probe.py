@@ -39,6 +39,7 @@ class Found:
     """Each a request's JSON and the answer's."""
     taken_mb: int = 0
     tolerance: float = 1e-9
+    takes: str = "number"
 
 
 def ask(question: Question, folder: Path) -> Found:
