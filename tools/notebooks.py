@@ -33,6 +33,7 @@ NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 CELL_TIMEOUT_S = 600
 TABLE_TAG = "the-four-models"  # the cell of notebook 05 whose output is the table that `run` prints
+ERRORS_TAG = "the-errors"  # the cell of the error clinic whose output is docs/errors.md
 
 LONGEST_CELL = 15
 LONGEST_MEDIAN_CELL = 6
@@ -125,11 +126,21 @@ def four_models(notebook: NotebookNode) -> list[list[str]]:
     raise ValueError(f"no cell is tagged {TABLE_TAG}")
 
 
+def errors_page(notebook: NotebookNode) -> str:
+    """The page of all errors that the error clinic showed."""
+    [cell] = [cell for cell in notebook.cells if ERRORS_TAG in cell.metadata.get("tags", [])]
+    page: str = cell.outputs[0].data["text/markdown"]
+    return page
+
+
 @app.command()
 def render(names: Names = None) -> None:
     """Execute the notebooks and write outputs and execution counts back into them, cleaned."""
     for path in chosen(names, with_config=True):
-        write(clean(executed(path)), path)
+        notebook = clean(executed(path))
+        write(notebook, path)
+        if path.stem == "error_clinic":
+            (ROOT / "docs" / "errors.md").write_text(errors_page(notebook), encoding="utf-8")
 
 
 @app.command()

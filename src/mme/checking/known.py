@@ -61,8 +61,8 @@ def page(told: Mapping[str, str]) -> str:
     lines = [
         "# Errors, what they mean and what cures them",
         "",
-        "Every message below was provoked and read by the [error clinic](../notebooks/labs/error_clinic.ipynb), which",
-        "makes this page; `mme check` tells the same cures. What stands in \\<angle brackets\\> depends on the case.",
+        "Every message below was provoked and read by `notebooks/labs/error_clinic.ipynb`, which makes this page. The",
+        "cures are those that `mme check` tells; what stands in \\<angle brackets\\> depends on the case.",
     ]
     for met, title in MET.items():
         lines += ["", f"## {title}", "", "| | you read | it means | cure |", "|---|---|---|---|"]

@@ -20,7 +20,7 @@ def check(folder: Path) -> Iterator[Finding]:
     if not file.is_file() or are_satisfied(file.read_text(encoding="utf-8", errors="replace").splitlines()):
         return
     links = ["--find-links", "requirements"] if (folder / "requirements").is_dir() else []
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "1"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-color", "--no-input", "--retries", "1"]
     command = [*pip, "install", "--quiet", "--dry-run", "--no-deps", *links, "--requirement", REQUIREMENTS]
     try:
         said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)
