@@ -273,6 +273,24 @@ def test_imports_inside_functions_are_learned_too(home, code, imports):
     run(test)
 
 
+def test_what_a_package_has_on_a_path_of_its_own_is_imported_by_its_workers_alone(home):
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        spec = home.model("sly", env={"PYTHONPATH": str(home.folder / "sly" / "path")})
+        (spec.model_dir / "path").mkdir()
+        (spec.model_dir / "path" / "sly_module.py").write_text(f"open({str(home.folder / 'ran')!r}, 'w')")
+        await loaded(nursery, spec)
+        nursery.learn(spec, ["sly_module"])  # as a worker may say that it has imported it
+        await settled(nursery)
+        assert (await loaded(nursery, spec)).origin == "forked"
+        assert [branch["imports"] for branch in nursery.status()["branches"]] == [["djl_python"]]
+        assert not (home.folder / "ran").exists()
+        await nursery.close()
+
+    run(test)
+
+
 def test_a_template_has_made_its_init_call_and_outlived_it_goes_on(home):
     async def test() -> None:
         nursery = home.nursery()

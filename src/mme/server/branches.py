@@ -70,6 +70,8 @@ class Branches:
         """
         if self._had_base and _BASE_KEY not in self._planted and _BASE_KEY not in self.unfit:
             await asyncio.shield(self._build(_BASE_KEY))  # it was killed
+        if not key.is_shared:
+            return Branch(self._spawner.root, []), False
         if self._sets.modules(key) is None and (named := key.installed()):
             # What the code says it imports is imported once, in the branch, and not again by the first worker.
             self._sets.learn(key, named)

@@ -34,6 +34,14 @@ class Key:
         text = json.dumps([sorted(self.imports), sorted(self.env)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether what models of this key import is this interpreter's: on a path of its own a package may have code.
+
+        That must run in its workers' boxes alone; a branch has none.
+        """
+        return "PYTHONPATH" not in dict(self.env)
+
     def installed(self) -> list[str]:
         """Those of the imports that this interpreter would find; nothing is imported to tell."""
         tops = {name: name.partition(".")[0] for name in self.imports}

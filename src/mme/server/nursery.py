@@ -205,7 +205,7 @@ class Nursery:
     def learn(self, spec: WorkerSpec, modules: list[str]) -> None:
         """Note what a worker of this model has imported; if its branch lacks some, a fuller one is prepared."""
         key = self._keys.get(spec)
-        if self._no_fork or key is None or self._spawner.is_closing:
+        if self._no_fork or key is None or not key.is_shared or self._spawner.is_closing:
             return
         if self._sets.learn(key, modules):
             self._spawner.spawn(asyncio.to_thread(self._sets.save))
