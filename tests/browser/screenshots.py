@@ -42,6 +42,7 @@ def traffic(scene: Scene, ended: threading.Event) -> None:
 
 def take(page: Page, name: str) -> None:
     """A small file: 200 colours are enough for it."""
+    page.evaluate("document.querySelector('dialog[open]') ?? document.activeElement.blur()")
     page.evaluate("scrollTo(0, 0)")
     whole = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     whole.quantize(200, dither=Image.Dither.NONE).save(IMAGES / f"page-{name}.png", optimize=True)
@@ -72,10 +73,9 @@ def main() -> None:
         caller = threading.Thread(target=traffic, args=(scene, ended))
         caller.start()
         try:
-            pages["light"].wait_for_timeout(1000 * BEFORE_S)
             ask(pages["light"], TENANTS[-1], "ModelError")
             pages["light"].get_by_role("button", name="Close").click()
-            pages["light"].locator("body").click(position={"x": 2, "y": 2})
+            pages["light"].wait_for_timeout(1000 * BEFORE_S)
             ask(pages["model"], "hazel-coffee", "Answered 200")
             for name, page in pages.items():
                 take(page, name)

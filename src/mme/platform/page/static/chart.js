@@ -27,7 +27,10 @@ const line = (values, kind) =>
 function makePlot() {
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(name).trim();
-  const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false }, font: "11px Inter, system-ui" };
+  const axis = {
+    stroke: color("--soft"), font: "11px Inter, system-ui",
+    grid: { stroke: color("--line"), width: 1 }, ticks: { show: false },
+  };
   return new uPlot({
     width: place.clientWidth,
     height: place.clientHeight,

@@ -29,10 +29,12 @@ export function onChange(callback) {
 const short = (target, variant) => (target === "" ? variant.model : target.replace(/\.tar\.gz$/, ""));
 
 export function showFleet(endpoints) {
-  const variants = endpoints.flatMap(({ name, variants }) => variants.map((variant) => ({ endpoint: name, variant })));
-  for (const { endpoint, variant } of variants) {
+  const variants = endpoints.flatMap(({ name, variants }) =>
+    variants.map((variant) => ({ endpoint: name, variant, isOne: variants.length === 1 })));
+  for (const { endpoint, variant, isOne } of variants) {
     for (const told of variant.instances) {
-      const instance = instances.get(told.id) ?? makeInstance(told.id, `${endpoint}, instance ${told.number}`);
+      const place = [endpoint, ...(isOne ? [] : [variant.name]), `instance ${told.number}`].join(", ");
+      const instance = instances.get(told.id) ?? makeInstance(told.id, place);
       Object.assign(instance, { endpoint, variant, number: told.number });
       showInstance(instance, told);
     }
@@ -52,8 +54,7 @@ function arrange(variants) {
     instances.delete(id);
   }
   const focused = document.activeElement;
-  fleet.replaceChildren(...variants.map(({ endpoint, variant }) => {
-    const isOne = variants.filter((one) => one.endpoint === endpoint).length === 1;
+  fleet.replaceChildren(...variants.map(({ endpoint, variant, isOne }) => {
     const about = [variant.name, variant.instance_type, ...(isOne ? [] : [`weight ${variant.weight}`])].join(" · ");
     return make("div", { className: "endpoint" },
       make("h3", { textContent: endpoint }, make("span", { textContent: about })),
@@ -72,7 +73,8 @@ function makeInstance(id, name) {
   const disk = make("span");
   const list = make("ul", { className: "tiles", ariaLabel: `models of ${name}` });
   const facts = make("div", { className: "facts" }, title, make("span", { className: "gauge" }, meter, gauge), disk);
-  const instance = { id, title, meter, gauge, disk, list, tiles: new Map(), element: make("div", { className: "instance" }, facts, list) };
+  const element = make("div", { className: "instance" }, facts, list);
+  const instance = { id, title, meter, gauge, disk, list, element, tiles: new Map() };
   instances.set(id, instance);
   list.addEventListener("keydown", (event) => move(event, list));
   return instance;
@@ -84,7 +86,8 @@ function showInstance(instance, told) {
     ? `budget ${told.budget_mb} MB`
     : `${told.used_mb} of ${told.budget_mb} MB of memory`;
   write(instance.gauge, label);
-  Object.assign(instance.meter, { min: 0, max: told.budget_mb, high: 0.9 * told.budget_mb, optimum: 0, value: told.used_mb ?? 0 });
+  const max = told.budget_mb;
+  Object.assign(instance.meter, { min: 0, max, high: 0.9 * max, optimum: 0, value: told.used_mb ?? 0 });
   write(instance.disk, `${megabytes(told.disk_mb)} on disk`);
 }
 
@@ -147,7 +150,8 @@ function makeTile(instance, target, seen) {
   const latency = make("span", { className: "latency", title: "a warm call, median" });
   const detail = make("span", { className: "detail" });
   const button = make("button", { type: "button", tabIndex: -1 },
-    make("span", { className: "mark" }), make("span", { className: "name", textContent: name, title: name }), latency, detail);
+    make("span", { className: "mark" }), make("span", { className: "name", textContent: name, title: name }),
+    latency, detail);
   const element = make("li", { className: "tile" }, button);
   element.dataset.target = target;
   element.dataset.instance = instance.id;
@@ -197,7 +201,9 @@ function move(event, list) {
   const shown = [...list.children].filter((tile) => !tile.hidden);
   const here = shown.indexOf(event.target.closest(".tile"));
   const perRow = shown.filter((tile) => tile.offsetTop === shown[0].offsetTop).length;
-  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: perRow, ArrowUp: -perRow, Home: -here, End: shown.length - 1 - here };
+  const steps = {
+    ArrowRight: 1, ArrowLeft: -1, ArrowDown: perRow, ArrowUp: -perRow, Home: -here, End: shown.length - 1 - here,
+  };
   const next = event.key in steps ? shown[here + steps[event.key]] : undefined;
   if (!next) return;
   event.preventDefault();
@@ -216,7 +222,9 @@ function matches(tile) {
 
 function look(text) {
   find.value = text;
-  for (const button of legend.querySelectorAll("button")) button.ariaPressed = String(STATES[button.dataset.state] === text);
+  for (const button of legend.querySelectorAll("button")) {
+    button.ariaPressed = String(STATES[button.dataset.state] === text);
+  }
   for (const instance of instances.values()) {
     for (const tile of instance.tiles.values()) tile.element.hidden = !matches(tile);
     setStop(instance.list);
@@ -229,7 +237,9 @@ look("");
 export function placeOf(element) {
   const item = element.closest?.(".tile");
   const instance = item && instances.get(item.dataset.instance);
-  return instance && { endpoint: instance.endpoint, variant: instance.variant.name, instance: instance.number, target: item.dataset.target };
+  if (!instance) return undefined;
+  const { endpoint, variant, number } = instance;
+  return { endpoint, variant: variant.name, instance: number, target: item.dataset.target };
 }
 
 const instanceAt = (place) => [...instances.values()].find((one) =>

@@ -10,6 +10,7 @@ const form = document.getElementById("send");
 const example = document.getElementById("example");
 const contentType = document.getElementById("content-type");
 const requestBody = document.getElementById("request-body");
+const button = form.querySelector("button");
 const answer = document.getElementById("answer");
 const about = document.getElementById("model-package");
 const state = document.getElementById("model-state");
@@ -54,7 +55,8 @@ function show(place) {
   showFigures();
   dialog.showModal();
   document.getElementById("model-name").focus();
-  readPackage().then(showExamples);
+  button.disabled = false;
+  readPackage().then((found) => { if (open === place) showExamples(found); });
 }
 
 function showFigures() {
@@ -94,7 +96,8 @@ function showExamples(found) {
 }
 
 function showPackage(told) {
-  const workers = told.workers.map((one) => `${one.pid ?? one.id}: ${one.origin}${one.status ? `, ${one.status}` : ""}`);
+  const workers = told.workers.map(({ pid, id, origin, status }) =>
+    `${pid ?? id}: ${[origin, status].filter(Boolean).join(", ")}`);
   const parts = [];
   for (const [title, text, note] of [
     ["Log", told.log.join("\n") || "Nothing yet."],
@@ -123,22 +126,23 @@ example.addEventListener("change", fill);
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const button = form.querySelector("button");
   const sentFrom = open;
-  const asked = { ...open, content_type: contentType.value, accept: examples[example.value]?.accept ?? "*/*", body: requestBody.value };
+  const accept = examples[example.value]?.accept ?? "*/*";
+  const asked = { ...open, content_type: contentType.value, accept, body: requestBody.value };
   button.disabled = true;
-  const told = await ask("/invoke", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
-  button.disabled = false;
+  const headers = { "Content-Type": "application/json" };
+  const told = await ask("/invoke", { method: "POST", headers, body: JSON.stringify(asked) });
   if (open !== sentFrom) return;
+  button.disabled = false;
   showAnswer(told);
   setTimeout(() => { if (open === sentFrom) readPackage(); }, LOGGED_AFTER_MS);
 });
 
 function showAnswer({ refused, status, error, is_warm, ms, body }) {
-  const outcome = refused ? "Not sent" : `${error ? `${status} ${error}` : `Answered ${status}`}, ${is_warm ? "warm" : "cold"}, ${milliseconds(ms)}`;
+  const outcome = [error ? `${status} ${error}` : `Answered ${status}`, is_warm ? "warm" : "cold", milliseconds(ms)];
   answer.toggleAttribute("data-failed", Boolean(refused || error));
   answer.replaceChildren(
-    make("p", { textContent: outcome }),
+    make("p", { textContent: refused ? "Not sent" : outcome.join(", ") }),
     make("pre", { textContent: refused ?? pretty(body), tabIndex: 0, ariaLabel: "answer" }));
 }
 

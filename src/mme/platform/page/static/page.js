@@ -53,7 +53,8 @@ async function enter() {
   if (nonce === entered || !secret) return false;
   entered = nonce;
   const encoder = new TextEncoder();
-  const hmac = await crypto.subtle.importKey("raw", encoder.encode(secret), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  const hmac = await crypto.subtle.importKey("raw", encoder.encode(secret), algorithm, false, ["sign"]);
   const digest = await crypto.subtle.sign("HMAC", hmac, encoder.encode(`${location.port} ${nonce}`));
   const key = [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("").slice(0, 32);
   return (await fetch(`/?key=${key}`)).ok;
