@@ -214,9 +214,10 @@ def test_a_zygote_that_nobody_asks_ends(root):
     ] == []
 
 
-def test_a_folder_that_others_can_write_to_is_not_trusted(root):
+@pytest.mark.parametrize("plant", [Path.mkdir, Path.touch], ids=["a folder", "a file"])
+def test_a_place_that_others_can_write_to_is_not_trusted(root, plant):
     folder = root / f"mme-zygotes-{os.getuid()}"
-    folder.mkdir(mode=0o777)
+    plant(folder)
     folder.chmod(0o777)
     said, code, err = Model(root, "one").run()
     assert code == 0 and not said["warm"]

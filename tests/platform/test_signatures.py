@@ -24,9 +24,13 @@ from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mme.platform.config import ObjectStore
+from mme.platform.keyring import Keyring
 from mme.platform.launch import Running
 from mme.platform.messages import Body, Request
+from mme.platform.proxy import Answer
 from mme.platform.signatures import NotAuthentic, Secret, Signatures, claim_of
+from mme.platform.state import State
 
 BOUNDED = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 HOST = "127.0.0.1:8080"
@@ -341,6 +345,29 @@ def test_a_session_token_makes_keys_of_ones_own_that_end_with_ones_key(
     assert whoami(*keys) == "InvalidClientTokenId"
     for one in (sts, s3, runtime, again):
         one.close()
+
+
+class KeyringOfAChange(Keyring):
+    """Its IAM says that a key holds, and it is made inactive before that arrives."""
+
+    asked = 0
+
+    async def _holds(self, access_key: str, user_name: str) -> bool:
+        self.asked += 1
+        if self.asked == 1:
+            self.learn(as_received("POST", "/", {}), b"Action=UpdateAccessKey", Answer(200, [], b""))
+            return True
+        return False
+
+
+def test_a_key_that_changes_while_iam_is_asked_for_it_is_asked_for_again(tmp_path: Any) -> None:
+    state = State(tmp_path)
+    made = b"<UserName>one</UserName><AccessKeyId>AKIA</AccessKeyId><SecretAccessKey>secret</SecretAccessKey>"
+    keyring = KeyringOfAChange(ObjectStore("http://127.0.0.1:9", "own", "secret"), None, None, state)
+    keyring.learn(as_received("POST", "/", {}), b"Action=CreateAccessKey&UserName=one", Answer(200, [], made))
+    assert asyncio.run(keyring.secret("AKIA")) is None
+    assert keyring.asked == 2
+    state.close()
 
 
 def test_signatures_may_be_left_unchecked(
