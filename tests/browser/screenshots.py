@@ -24,7 +24,7 @@ TENANTS = [
     *("sorrel-soaps", "willow-music", "harbor-fish"),
 ]
 BUSY = TENANTS[:6]
-HEAVY_MB = 20  # so that about half of them fit
+HEAVY_MB = 26  # so that about half of them fit
 BEFORE_S = 75  # of calls, so that the chart has something to show
 
 
@@ -35,7 +35,7 @@ def traffic(scene: Scene, ended: threading.Event) -> None:
     with ThreadPoolExecutor(4) as pool:
         while not ended.is_set():
             is_busy = (time.monotonic() - began) % 30 > 12
-            name = chance.choice(BUSY if chance.random() < 0.98 else TENANTS[:-6])
+            name = chance.choice(BUSY if chance.random() < 0.96 else TENANTS[:-6])
             pool.submit(scene.call, "shops", name)
             ended.wait(chance.expovariate(60 if is_busy else 15))
 
