@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mme.platform.errors import ModelError, ValidationError
+from mme.platform.errors import ModelError, ServiceUnavailable, ValidationError
 from mme.platform.hosting import DeploymentFailed, Hosting
 from mme.platform.hosting.instance_types import instance_type, memory_budget_mb
 from mme.processes import marked
@@ -37,6 +37,24 @@ async def test_an_endpoint_that_is_removed_leaves_no_process_and_no_folder(rig: 
         with pytest.raises(ValidationError, match="Endpoint shop of account 000000000000 not found"):
             await rig.ask("a.tar.gz")
         await rig.hosting.remove("shop")
+
+
+async def test_disks_of_instances_that_a_killed_platform_was_taking_away_go_at_the_next_start(rig: Any) -> None:
+    fleet = rig.config.folder / "shop" / "AllTraffic"
+    for number in ("0", "1", "7"):
+        (fleet / number / "models").mkdir(parents=True)
+    async with rig.up(rig.plan(instance_count=2)):
+        assert sorted(folder.name for folder in fleet.iterdir()) == ["0", "1"]
+
+
+async def test_an_endpoint_that_is_being_brought_back_is_unavailable_and_not_unknown(rig: Any) -> None:
+    rig.put("a.tar.gz")
+    async with rig.up(rig.plan_named("other")):
+        rig.hosting.expect(["shop"])
+        with pytest.raises(ServiceUnavailable, match="Endpoint shop is being brought back"):
+            await rig.ask("a.tar.gz")
+        await rig.hosting.deploy(rig.plan())
+        assert (await rig.ask("a.tar.gz"))["answer"] == "a.tar.gz"
 
 
 async def test_a_container_that_does_not_start_fails_the_deployment_in_awss_words(rig: Any) -> None:

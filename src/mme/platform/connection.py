@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from mme.platform.messages import Body, ClientGone, Reply, Request
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 _READ_AHEAD = 8  # requests of one client that are read before the one before them is answered
 _DROPPED_LIMIT_BYTES = 64 << 20  # of the body of a request that was answered; beyond it, closing costs less
 _LINGER_S = 2.0  # what a client still sends after its last answer is dropped so long, or a reset would cost it that
+_MOST_CONNECTIONS = 4096
+_OWN_DESCRIPTORS = 128  # of the platform, beside those of its clients
+
+
+def _affordable_connections() -> int:
+    """As many as this process has descriptors for, one for each client and one for its call."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    affordable = _MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else (limit - _OWN_DESCRIPTORS) // 2
+    return max(1, min(affordable, _MOST_CONNECTIONS))
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Limits:
     pace_bytes: int = 60 * 1024
     idle_s: float = 75
     """Between requests; longer than clients keep an idle connection, so that it is they who close it."""
-    connections: int = 4096
+    connections: int = field(default_factory=_affordable_connections)
     """Beyond them a client is answered 503 at once."""
 
 
@@ -63,8 +73,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._front.opened(self)
-        if len(self._front.connections) > self._limits.connections:
-            self._refuse(Refused(503, f"there are {self._limits.connections} connections already; try again later"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None

@@ -40,6 +40,7 @@ P = ParamSpec("P")
 
 _MAX_REASON = 1024  # characters, FailureReason in the SageMaker API reference
 _WRITE_AGAIN_S = 0.5  # after the disk was full
+_SERVING = ("InService", "Updating", "RollingBack")
 _IN_PROGRESS = ("Creating", "Updating", "RollingBack", "Deleting", "SystemUpdating")
 
 
@@ -71,6 +72,11 @@ class Endpoints:
             "DeleteEndpoint": self._delete,
         }
 
+    def in_service(self) -> list[str]:
+        """Those that serve, or served when the process before this one ended."""
+        documents = self._state.all(ENDPOINT)
+        return [one["EndpointName"] for one in documents if one["EndpointStatus"] in _SERVING]
+
     async def recover(self) -> None:
         """Bring back what the state holds. Returns when all that was in service is again, or has failed.
 
@@ -83,7 +89,7 @@ class Endpoints:
                 self._spawn(name, self._remove(name))
             elif status == "Creating":
                 self._spawn(name, self._deploy(name))
-            elif status != "Failed":
+            elif status in _SERVING:
                 coming_back.append(self._spawn(name, self._bring_back(name)))
         if coming_back:
             await asyncio.wait(coming_back)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,12 @@ from mme.platform.connection import Connection, Limits
 from mme.platform.messages import ClientGone, Reply, Request
 
 log = logging.getLogger(__name__)
+
+_PAUSE_S = 0.1  # before somebody is let in again after descriptors ran out
+# As a load balancer of AWS's says it: boto3 reads neither XML nor JSON in a 5xx that is HTML, and may try again.
+_TURNED_AWAY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+)
 
 
 class Front:
@@ -24,17 +31,41 @@ class Front:
         self._handle = handle
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._clock: asyncio.TimerHandle | None = None
 
     async def listen(self, listener: socket.socket) -> None:
-        self._listener = await self._loop.create_server(lambda: Connection(self), sock=listener, backlog=1024)
+        listener.listen(1024)
+        listener.setblocking(False)
+        self._accepting = self._loop.create_task(self._accept(listener))
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """Let clients in, one after the other; beyond as many as there may be, each is told so and let go at once."""
+        with listener:
+            while True:
+                try:
+                    client, _ = await self._loop.sock_accept(listener)
+                    if len(self.connections) < self.limits.connections:
+                        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        await self._loop.connect_accepted_socket(lambda: Connection(self), client)
+                    else:
+                        self._turn_away(client)
+                except OSError as error:
+                    log.warning("a client cannot be let in: %s", error)
+                    await asyncio.sleep(_PAUSE_S)
+
+    def _turn_away(self, client: socket.socket) -> None:
+        reason = f"<html>there are {self.limits.connections} connections already; try again later</html>\n".encode()
+        with client, contextlib.suppress(OSError):  # it may have left
+            client.sendall(_TURNED_AWAY % (len(reason), reason))
+            client.shutdown(socket.SHUT_WR)
 
     async def close(self, grace_s: float) -> None:
         """Accept no more, give requests under way `grace_s` to be answered, then drop all."""
         self.is_closing = True
-        if self._listener is not None:
-            self._listener.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.wait([self._accepting])
         for connection in list(self.connections):
             if not connection.is_busy:
                 connection.abort()

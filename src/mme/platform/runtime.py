@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from mme.platform.calls import Call
-from mme.platform.errors import ValidationError
+from mme.platform.errors import ServiceUnavailable, ValidationError
 from mme.platform.faults import FAILURES
 from mme.platform.hosting import Hosting
 
@@ -77,6 +77,8 @@ class Runtime:
 
     def _call(self, endpoint_name: str, headers: Mapping[str, str], body: bytes, request_id: str) -> Call:
         endpoint = self._hosting.endpoint(endpoint_name)
+        if endpoint is None and self._hosting.is_coming_back(endpoint_name):
+            raise ServiceUnavailable(f"Endpoint {endpoint_name} is being brought back. Try your call again.")
         if endpoint is None:
             raise ValidationError(f"Endpoint {endpoint_name} of account {self._config.account_id} not found.")
         wanted = headers.get("x-amzn-sagemaker-target-variant")

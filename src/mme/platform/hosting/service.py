@@ -51,6 +51,7 @@ class Hosting:
         self._meters: dict[tuple[str, str], Meter] = {}
         self._changes: dict[str, asyncio.Lock] = {}
         self._instances: dict[Path, Instance] = {}  # all there are, also those that start or retire, by their folders
+        self._coming_back: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_closing = False
@@ -96,6 +97,13 @@ class Hosting:
         """The endpoint if it is deployed."""
         return self._endpoints.get(endpoint_name)
 
+    def expect(self, endpoint_names: Iterable[str]) -> None:
+        """These are brought back after a restart: until each has been deployed, or has failed, it is coming back."""
+        self._coming_back.update(endpoint_names)
+
+    def is_coming_back(self, endpoint_name: str) -> bool:
+        return endpoint_name in self._coming_back
+
     def total(self, endpoint_name: str, variant_name: str, metric: str) -> float | None:
         """The sum of all values of a variant's metric since it was first deployed; None if it isn't deployed."""
         meter = self._meters.get((endpoint_name, variant_name))
@@ -108,13 +116,24 @@ class Hosting:
         one goes when its calls are done. Raises DeploymentFailed and leaves everything as it was.
         """
         async with self._lock(plan.name):
-            variants = await self._build(plan.name, plan.variants)
+            try:
+                variants = await self._build(plan.name, plan.variants)
+            finally:
+                self._coming_back.discard(plan.name)
             old = self._endpoints.get(plan.name)
             self._endpoints[plan.name] = Endpoint(plan.name, variants)
             count = sum(len(variant.instances) for variant in variants.values())
             self.watch(Place(plan.name), Happening("deployed", detail=_instances(count)))
             if old is not None:
                 self._spawn(self._retire(old.instances), self._retiring)
+            else:
+                await self._remove_what_was_retiring(plan.name)
+
+    async def _remove_what_was_retiring(self, endpoint_name: str) -> None:
+        """Remove the disks of instances that a platform which was killed did not get to take away."""
+        for folder in (self.config.folder / endpoint_name).glob("*/*"):
+            if folder not in self._instances:
+                await remove_folder(folder)
 
     async def rescale(self, endpoint_name: str, desired: Mapping[str, tuple[float | None, int | None]]) -> None:
         """Give variants another weight, another number of instances, or both; None leaves it as it is.
