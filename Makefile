@@ -110,7 +110,7 @@ screenshots: $(STAMP) ## take the pictures of the live page anew, in Chromium
 
 .PHONY: soak
 soak: $(STAMP) ## load the server and the platform for minutes and print the figures
-	@$(BIN)/pytest -q -s -m soak tests/soak tests/platform/test_soak.py tests/aws
+	@$(BIN)/pytest -q -s -m soak tests/soak tests/platform/test_soak.py tests/aws tests/chaos
 
 # The peer with a process per model where there is a Java to run it.
 BENCH_PEERS := ours,fastapi,$(if $(shell command -v java),mms,mlserver)
