@@ -88,7 +88,8 @@ class Page:
 
     @property
     def url(self) -> str:
-        """The page's address, with its key. Whoever has it may look and send requests, until the platform ends."""
+        """The page's address, with this start's key. Whoever opens it may look and send requests, also to the next
+        starts while that page stays open."""
         return f"http://127.0.0.1:{self._port}/?key={self._key}"
 
     async def start(self) -> None:
