@@ -227,17 +227,19 @@ def test_requirements_that_are_there_are_seen(lines: list[str], expected: bool) 
     assert requirements.are_satisfied(lines) is expected
 
 
-def wheel(folder: Path, name: str) -> None:
+def wheel(folder: Path, name: str, who: str = "from the package") -> None:
     """The smallest package that pip installs."""
     folder.mkdir()
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": f"WHO = {who!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        info = f"{name}-1.0.dist-info"
-        archive.writestr(f"{name}.py", "WHO = 'from the package'\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
+        for path, text in files.items():
+            archive.writestr(zipfile.ZipInfo(path), text)
 
 
 def test_missing_requirements_go_into_an_environment_of_the_packages_own(tmp_path: Path) -> None:
@@ -250,15 +252,15 @@ def handle(inputs):
 """
 
     async def test(registry: Registry) -> None:
-        for name in ("one", "two"):
+        for name, who in (("one", "ours"), ("two", "ours"), ("sly", "another's under the same name")):
             url = package(tmp_path / name, handler)
-            wheel(tmp_path / name / "requirements", "mme_test_wheel")
+            wheel(tmp_path / name / "requirements", "mme_test_wheel", who)
             (tmp_path / name / "requirements.txt").write_text("--no-index\nmme_test_wheel==1.0\nnumpy\n")
             model = await registry.load(LoadRequest(name, url))
             assert model.pool is not None
             assert model.pool.workers[0].process.origin.startswith("plain: ")
         environments = list((tmp_path / "cache" / "environments").iterdir())
-        assert len(environments) == 1, "two packages with the same list share one environment"
+        assert len(environments) == 2, "two packages with the same list and wheels share one environment, and no other"
         assert not list(environments[0].rglob("numpy/__init__.py")), "what is there already is not installed again"
 
     with_registry(tmp_path, test)

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,8 @@ from mme.server.worker import box
 
 _ASK_FOR_PACKAGES = "import json, sys; print(json.dumps([sys.version, [p for p in sys.path if 'packages' in p]]))"
 _PIP_CONFIGS = (".config/pip/pip.conf", ".pip/pip.conf")
+# Of a line that may lead to a file of the package's: what is in that decides what is installed.
+_NAMES_A_FILE = re.compile(r"-[rce]|--(requirement|constraint|editable)|[^#]*/|file:")
 _READ_BY_PIP = ("PIP_", "SSL_CERT_", "REQUESTS_CA_")  # variables that may name files
 _installs: dict[Path, asyncio.Lock] = {}
 _satisfied: set[str] = set()  # looked up once: nothing is uninstalled from under a running server
@@ -62,7 +65,7 @@ async def interpreter(config: ModelConfig, cache_dir: Path | None, rules: box.Ru
         return None
     if not wanted.strip() and not config.enable_venv:
         return config.python
-    environment = _place(config, wanted, cache_dir)
+    environment = await asyncio.to_thread(_place, config, wanted, cache_dir)
     async with _alone_with(environment):
         if not (environment / "complete").exists():
             await _make(environment, config, file if wanted.strip() else None, rules)
@@ -115,8 +118,12 @@ def _is_installed(requirement: Requirement, seen: set[str]) -> bool:
 
 
 def _place(config: ModelConfig, wanted: str, cache_dir: Path | None) -> Path:
-    """The same place for the same interpreter and list; for a package's own, its folder instead of the list."""
-    key = str(config.model_dir) if config.enable_venv else wanted + _names_in(config.model_dir / "requirements")
+    """The same place for the same interpreter, list and wheels of the package's own; else no other package's."""
+    if config.enable_venv:
+        key = str(config.model_dir)
+    else:
+        has_files = any(_NAMES_A_FILE.match(line.strip()) for line in wanted.splitlines())
+        key = wanted + _digest(config.model_dir if has_files else config.model_dir / "requirements")
     digest = hashlib.sha256(f"{config.python or sys.executable}\0{key}".encode()).hexdigest()[:16]
     try:
         cache = cache_dir or private(Path(tempfile.gettempdir()) / f"mme-cache-{os.getuid()}")
@@ -126,8 +133,13 @@ def _place(config: ModelConfig, wanted: str, cache_dir: Path | None) -> Path:
         raise LoadFailed(reason, str(error)) from error
 
 
-def _names_in(folder: Path) -> str:
-    return "\0".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ""
+def _digest(folder: Path) -> str:
+    """Of the names and contents of all files in a folder; the same for one that isn't there and an empty one."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
 
 
 @contextlib.asynccontextmanager
@@ -186,16 +198,9 @@ async def _run(rules: box.Rules, environment: Path, home: Path, reads: list[str]
     variables = rules.environment(os.environ) | {"HOME": str(home), "TMPDIR": str(home)}
     named = [value for name, value in variables.items() if name.startswith(_READ_BY_PIP) and os.path.isabs(value)]
     request = rules.request(str(home)) | {"has_network": True}
+    asked = json.dumps(request), str(environment), json.dumps([*reads, *named])
     process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-P",
-            box.__file__,
-            json.dumps(request),
-            str(environment),
-            json.dumps([*reads, *named]),
-            *argv,
-        ),
+        *(sys.executable, "-P", box.__file__, *asked, *argv),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
