@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -35,9 +36,12 @@ class ModelServer:
     The kernel ends it when the thread that started it ends, so it has a thread of its own, which waits for it.
     """
 
-    def __init__(self, port: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, port: int, environment: Mapping[str, str], *, is_for_all: bool = True) -> None:
+        """Unless it `is_for_all` who reach its port, a request has to have its `headers`."""
+        key = "" if is_for_all else secrets.token_hex(16)
+        self.headers = {"X-MME-Key": key} if key else {}
         self._command = [sys.executable, "-m", "mme.server", "--port", str(port)]
-        self._environment = environment
+        self._environment = {**environment, "MME_CONTAINER_KEY": key}
         self._owner = os.getpid()
         self._places = contextlib.ExitStack()
         self._place = self._places.enter_context(scratch())

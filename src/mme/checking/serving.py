@@ -199,7 +199,7 @@ def _running() -> ModelServer:
             for name in ("MME_MEMORY_BUDGET_MB", "MME_CONTAINER_ID", "SERVING_MIN_WORKERS"):
                 environment.pop(name, None)
             with waiting("starting a model server"):
-                _server = ModelServer(0, environment)
+                _server = ModelServer(0, environment, is_for_all=False)
             atexit.register(_server.stop)
         return _server
 
@@ -227,7 +227,7 @@ def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) 
 
 def _client(server: ModelServer, timeout_s: float) -> httpx.Client:
     """A client for a server of this machine: it reads no certificates, which takes longer than a question."""
-    return httpx.Client(base_url=server.url, timeout=timeout_s, verify=False, trust_env=False)
+    return httpx.Client(base_url=server.url, headers=server.headers, timeout=timeout_s, verify=False, trust_env=False)
 
 
 def _path(name: str) -> str:
