@@ -67,7 +67,7 @@ def plan(settings: Settings, archive: Path, endpoint: str | None = None, name: s
     `name` is the target model's in place of the archive's. Raises DeployError for an endpoint that can't take it,
     PackageError for an archive that isn't sound, SessionError as `session.connect` does.
     """
-    packages.verify(archive)
+    packages.names(archive)  # which reads it to its end
     target = target_model(name or archive.name)
     boto = session.connect(settings)
     with _told("the endpoint can't be looked at"):

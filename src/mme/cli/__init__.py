@@ -17,8 +17,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (packages, endpoint, platform, top, account, server):
-    app.add_typer(group.commands)
+_PANELS = {
+    "Your own model": (packages, endpoint),
+    "The local platform": (platform, top),
+    "More": (account, server),
+}
+for panel, groups in _PANELS.items():
+    for group in groups:
+        for command in group.commands.registered_commands:
+            command.rich_help_panel = panel
+        app.add_typer(group.commands)
 
 
 def _told_errors() -> tuple[type[Exception], ...]:

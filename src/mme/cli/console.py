@@ -30,10 +30,15 @@ def note(message: str) -> None:
     _stderr().print(message, style="dim", markup=False)
 
 
-def next_step(*words: str | Path) -> None:
-    """Show the command that comes next, as it can be pasted: by the name that `mme` was called by."""
+def command(*words: str | Path) -> str:
+    """A command of `mme` as it can be pasted, by the name that this one was called by."""
     program = "mme" if shutil.which("mme") or "/" not in sys.argv[0] else sys.argv[0]
-    note(f"next: {shlex.join([program, *map(str, words)])}")
+    return shlex.join([program, *map(str, words)])
+
+
+def next_step(*words: str | Path) -> None:
+    """Show the command that comes next."""
+    note(f"next: {command(*words)}")
 
 
 def there(path: Path | None) -> Path | None:

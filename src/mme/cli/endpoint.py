@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mme.cli.console import next_step, note, out
+from mme.cli.console import command, next_step, note, out
 from mme.cli.options import Backend, Endpoint, chosen
 from mme.near import hint
 
@@ -56,7 +56,7 @@ def deploy(
     if plan.replaces:
         note(
             f"another {plan.target_model} was there: where that is loaded, it goes on answering until it is unloaded. "
-            f"A version under a name of its own is sure: mme deploy {package} --as {name}-2"
+            f"A version under a name of its own is sure: {command('deploy', package, '--as', f'{name}-2')}"
         )
     options = [*(["--endpoint", plan.endpoint] if endpoint else []), *(["--backend", backend] if backend else [])]
     next_step("invoke", name, "--json", deploy.example_request(archive) or '{"inputs": [[1, 2]]}', *options)
@@ -97,7 +97,7 @@ def _archive(package: Path) -> Path:
     if archive.is_file():
         newest = max((path.stat().st_mtime for path in package.rglob("*")), default=0) if package.is_dir() else 0
         if newest > archive.stat().st_mtime:
-            note(f"{package} has changed since {archive} was packed; `mme pack {package}` packs it anew")
+            note(f"{package} has changed since {archive} was packed; `{command('pack', package)}` packs it anew")
     elif package.is_dir():
         packages.build(package, archive)
         note(f"packed {package} as {archive}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,6 +123,7 @@ def serve(
 ) -> None:
     """Serve every package of a folder from one model server, without a platform. Ctrl-C ends it."""
     from mme import checking
+    from mme.deploy import example_request
 
     try:
         with checking.serve_folder(folder, port) as server:
@@ -129,6 +131,11 @@ def serve(
                 out.print(f"POST {server.url}/models/{name}/invoke")
             for name, cause in server.refused.items():
                 out.print("[red]not served:[/]", escape(f"{name}: {cause}"))
+            for name in server.models[:1]:
+                archive = folder / f"{name}.tar.gz"
+                body = example_request(archive if archive.is_file() else folder / name) or '{"inputs": [[1, 2]]}'
+                typed = ["-H", "Content-Type: application/json", "-d", body]
+                note(f"next: {shlex.join(['curl', *typed, f'{server.url}/models/{name}/invoke'])}")
             server.wait()
     except KeyboardInterrupt:
         return  # how it is ended; the server, in the same terminal, was told too

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mme.cli.console import out
+from mme.cli.console import command, note, out
 from mme.settings import Settings
 
 commands = typer.Typer()
@@ -26,7 +26,7 @@ def up() -> None:
     running = launch.up(settings)
     out.print(f"[bold]{running.url}[/] answers as AWS, home {settings.home}")
     out.print(f"{running.page_url} shows it live")
-    out.print('next: eval "$(mme env)", and every AWS client of this shell calls it', style="dim")
+    note(f'next: eval "$({command("env")})", and every AWS client of this shell calls it')
 
 
 @commands.command(name="open")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,16 @@ from mme.new.probe import Question
 
 def setfit(question: Question) -> Loaded:
     """Sentences; the answer is the likeliest label of each, and how likely it is."""
-    import logging
-    import os
-
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
-    logging.disable(logging.WARNING)
-    from setfit import SetFitModel
-
     texts = question.example
     if texts is None:
         texts = ["Everything was perfect, thank you.", "It broke on the first day."]
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise Unfit("it takes sentences; give one, such as --example '\"It broke on the first day.\"'")
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
+    logging.disable(logging.WARNING)
+    from setfit import SetFitModel  # reads the environment
+
     before_mb = memory_mb()
     model = SetFitModel.from_pretrained(question.file, device="cpu")
     labels = model.model_head.classes_

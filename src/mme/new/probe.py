@@ -48,7 +48,7 @@ def ask(question: Question, folder: Path) -> Found:
     Raises NewError with the model's own words when it can't be loaded or asked.
     """
     with tempfile.NamedTemporaryFile("r", suffix=".json", encoding="utf-8") as reply:
-        command = [sys.executable, "-m", "mme.new.asking", json.dumps(asdict(question)), reply.name]
+        command = [sys.executable, "-B", "-m", "mme.new.asking", json.dumps(asdict(question)), reply.name]
         try:
             with waiting(f"loading and asking {question.name}"):
                 done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_TIMEOUT_S)
