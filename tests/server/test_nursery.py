@@ -348,24 +348,23 @@ def test_an_async_handler_has_no_template(home):
     run(test)
 
 
-def test_imports_that_start_a_thread_are_remembered_and_their_models_run_plain(home):
+def test_imports_that_start_a_thread_are_remembered_and_their_models_run_plain(home, monkeypatch):
     library = home.folder / "library"
     library.mkdir()
     (library / "threaded_xyz.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
+    monkeypatch.setenv("PYTHONPATH", str(library))  # of the server: it is as installed
+    monkeypatch.syspath_prepend(library)
 
     async def test() -> None:
         nursery = home.nursery()
         await nursery.start()
         code = "import threaded_xyz\n" + EVAL
-        env = {"PYTHONPATH": str(library)}
-        first = await loaded(nursery, home.model("first", code, env=env))
-        assert first.origin == "forked"
-        await settled(nursery)
+        first = await loaded(nursery, home.model("first", code))
         assert [each["imports"] for each in nursery.status()["unfit"]] == [["threaded_xyz"]]
-        second = await loaded(nursery, home.model("second", code, env=env))
-        assert second.origin.startswith("plain: thread ")
+        second = await loaded(nursery, home.model("second", code))
+        assert first.origin.startswith("plain: thread ") and second.origin == first.origin
         assert await value(second, "import os; answer = os.getcwd()") == str(home.folder / "second")
         other = await loaded(nursery, home.model("other"))
         assert other.origin == "forked"
