@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -25,26 +26,43 @@ def follow() -> None:
 
 
 class _Line:
+    """Begun by a timer, so that a short wait costs next to nothing and draws nothing."""
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._spinner = Spinner("dots")
         self._began = 0.0
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._live: Live | None = None
 
     def begin(self) -> None:
         self._began = time.monotonic()
-        # What is printed goes where it went: stdout may be a file.
-        self._live = Live(self, console=self._console, transient=True, redirect_stdout=False, refresh_per_second=8)
-        self._live.start()
+        with self._lock:
+            self._timer = threading.Timer(_SOON_S, self._show)
+            self._timer.daemon = True
+            self._timer.start()
 
     def end(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._live is not None:
+                self._live.stop()
+            self._timer = self._live = None
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._timer is threading.current_thread():
+                # What is printed goes where it went: stdout may be a file.
+                self._live = Live(
+                    self, console=self._console, transient=True, redirect_stdout=False, refresh_per_second=8
+                )
+                self._live.start()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         seconds, step = time.monotonic() - self._began, current()
-        if seconds < _SOON_S or step is None:
+        if step is None:
             return
         line = Table.grid(padding=(0, 1))
         line.add_column(width=1)
