@@ -161,6 +161,11 @@ def test_the_newest_event_is_last_and_the_same_again_is_counted() -> None:
     assert lines(state)[-1].endswith("loaded 299 (5 times)")
 
 
+def test_calls_are_counted_by_the_second_for_two_minutes() -> None:
+    state = told(*({"now": 100 + one, "seconds": [[99 + one, 2, 1, 0]]} for one in range(300)))
+    assert state.calls_in(398) == 3 and state.calls_in(399) == 0 and len(state.seconds) == 120
+
+
 def test_what_is_known_goes_with_the_platform() -> None:
     state = told({"fleet": fleet("shop"), "tiles": {"shop0": {"a.tar.gz": tile()}}, "now": 100}, None)
     assert not state.is_there and not models_in(lines(state))

@@ -18,6 +18,7 @@ from mme.platform import launch
 _SILENCE_S = 10  # of a stream that tells the time every second
 _AGAIN_S = 0.5  # between two looks for a platform that isn't there
 _WINDOW_S = 5  # that the calls of a model are counted over
+_SECONDS = 120  # as far back as calls are counted, as on the page
 _LOG_LINES = 200
 
 
@@ -82,6 +83,7 @@ class State:
         self.seconds |= {second: counts for second, *counts in told.get("seconds", ())}
         if "now" in told:
             self.now = told["now"]
+            self.seconds = {at: counts for at, counts in self.seconds.items() if at >= self.now - _SECONDS}
             counted = {(one, target): model.calls for one in self.models for target, model in self.models[one].items()}
             self._calls.append((self.now, counted))
 
