@@ -75,6 +75,7 @@ def execute(path: Path) -> NotebookNode:
             timeout=CELL_TIMEOUT_S,
             kernel_name="python3",
             record_timing=False,
+            coalesce_streams=True,
             extra_arguments=["--log-level=ERROR"],
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: step.advance(1),

@@ -48,8 +48,10 @@ def _static(folder: Path, container: Container, pickled: models.Pickled) -> Iter
     if layout and layout[0].what.startswith("everything"):
         return
     yield from settings.check(folder)
-    yield from contents.requirements(folder, container)
-    yield from requirements.check(folder)
+    found = list(contents.requirements(folder, container))
+    yield from found
+    if "no-requirement" not in [fault.name for fault in found]:  # which pip would only say again
+        yield from requirements.check(folder)
     if (folder / MANIFEST).is_file():
         manifest = packages.Manifest.from_json((folder / MANIFEST).read_bytes())
         yield from contents.versions(folder, manifest, container)
