@@ -66,8 +66,8 @@ def deploy(
 def invoke(
     name: Annotated[str, typer.Argument(help="A package's name, with or without .tar.gz.")],
     json_text: Annotated[str | None, typer.Option("--json", metavar="TEXT", help="The request.")] = None,
-    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Rows without a header; - for stdin.")] = None,
-    file: Annotated[str | None, typer.Option(metavar="FILE", help="Any other body; its suffix says its type.")] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Rows; - for those on stdin.")] = None,
+    file: Annotated[str | None, typer.Option(metavar="FILE", help="Any body, typed by its suffix; -: JSON.")] = None,
     accept: Annotated[str, typer.Option(metavar="TYPE", help="How the answer should come.")] = "application/json",
     endpoint: Endpoint = None,
     backend: Backend = None,
@@ -120,7 +120,7 @@ def _body(json_text: str | None, csv: str | None, file: str | None) -> tuple[byt
             raise typer.BadParameter(what, param_hint="--json") from None
         return json_text.encode(), "application/json"
     name = str(csv or file)
-    suffix = Path(name).suffix.lower()
+    suffix = ".json" if name == "-" else Path(name).suffix.lower()
     guessed = _TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
     try:
         body = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
