@@ -54,7 +54,10 @@ def test_the_most_that_an_instance_is_planned_for_is_found_to_a_twentieth(most_p
             lambda old, new: 0.75 * sum(old) < sum(new) < 1.25 * sum(old),
             "lets a model pass that is far off in a single",
         ),
-        (lambda old, new: max(new) < 1.25 * max(old) and sum(new) > 0.75 * sum(old), "that differs most where it"),
+        (
+            lambda old, new: all(b < 1.25 * a for a, b in zip(old, new, strict=True)) and sum(new) > 0.75 * sum(old),
+            "lets a model pass that differs most where it answers least",
+        ),
     ],
 )
 def test_a_rule_that_lets_too_much_or_too_little_pass_is_told_what(safe: Any, hint: str):
