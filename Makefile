@@ -121,11 +121,11 @@ bench: $(STAMP) ## measure the server beside two others, in some 5 minutes
 	@$(BENCH) run --peers $(BENCH_PEERS) --rounds 1 --seconds 1 --loads 3 --further 5 --unloads 10 --models 100
 
 .PHONY: bench-all
-bench-all: $(STAMP) ## measure everything beside every other server, three rounds, in some 25 to 30 minutes
+bench-all: $(STAMP) ## measure everything beside every other server, three rounds, in some 30 minutes
 	@$(BENCH) run
 
 .PHONY: bench-table
-bench-table: $(STAMP) ## write the README's table and the plots from the committed results
+bench-table: $(STAMP) ## write the tables and plots of README and docs/benchmarks.md from the committed results
 	@$(BENCH) table
 
 .PHONY: bench-guard

@@ -47,18 +47,16 @@ def run(
 
 
 @app.command()
-def table(
-    kept: Kept = None,
-    into: Annotated[Path, typer.Option(help="A Markdown file with the two marks.")] = ROOT / "README.md",
-) -> None:
-    """Write the table of kept results between the marks of the README, and draw the plots of the documentation."""
+def table(kept: Kept = None) -> None:
+    """Write the tables of kept results between the marks of README.md and docs/benchmarks.md, and draw the plots."""
     from benchmarks import plots, table
 
     found = _read(kept)
     try:
-        table.write(found, into)
+        table.write(found, ROOT / "README.md", is_brief=True)
+        table.write(found, ROOT / "docs" / "benchmarks.md")
     except table.NoMarks as error:
-        raise typer.BadParameter(str(error), param_hint="--into") from None
+        raise typer.BadParameter(str(error)) from None
     plots.draw(found, ROOT / "docs" / "images" / "benchmarks")
 
 

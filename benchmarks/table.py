@@ -1,5 +1,5 @@
-"""Decides the table of the README: a row per figure, a column per server, medians over the rounds; a dash where a
-server wasn't measured."""
+"""Decides the tables of results: a row per figure, a column per server, medians over the rounds; a dash where a server
+wasn't measured. The README's is brief."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ COLUMNS = {
     "torchserve": "TorchServe",
     "alone": "no server",
 }
-ALWAYS = ("ours", "ours-lean", "fastapi", "mlserver", "bentoml", "litserve", "ray", "mms")
+ALWAYS = ("ours", "fastapi", "mlserver", "bentoml", "litserve", "ray", "mms")
+NOT_IN_BRIEF = ("ours-lean", "mms-lean", "djl-forked", "alone")
 
 
 class NoMarks(Exception):
@@ -53,29 +54,39 @@ class Row:
     value: str
     wanted: dict[str, Any] = field(default_factory=dict)
     show: Callable[[float], str] = short
+    in_brief: bool = False
 
     def cell(self, results: Results, peer: str) -> str:
         value = results.middle(self.figure, self.value, peer=peer, **self.wanted)
         return DASH if value is None else self.show(value)
 
 
-NAMES = {"lr": "LinearRegression", "et": "ExtraTrees, 18 MB", "sf": "SetFit"}
+def _of_each(title: str, figure: str, value: str, in_brief: bool = False) -> list[Row]:
+    """A row for each kind of model."""
+    names = {"lr": "LinearRegression", "et": "ExtraTrees, 18 MB", "sf": "SetFit"}
+    return [Row(title.format(name), figure, value, {"model": key}, in_brief=in_brief) for key, name in names.items()]
+
+
+def _speed(title: str, value: str, model: str, callers: int, in_brief: bool = True) -> Row:
+    return Row(title, "speed", value, {"model": model, "callers": callers}, in_brief=in_brief)
+
+
 ROWS = (
-    Row("warm call, 1 caller, LinearRegression: p50, ms", "speed", "p50_ms", {"model": "lr", "callers": 1}),
-    Row("… p99, ms", "speed", "p99_ms", {"model": "lr", "callers": 1}),
-    Row("… 8 callers: calls/s", "speed", "rps", {"model": "lr", "callers": 8}),
-    Row("… 32 callers: calls/s", "speed", "rps", {"model": "lr", "callers": 32}),
-    Row("ExtraTrees, 1 caller: p50, ms", "speed", "p50_ms", {"model": "et", "callers": 1}),
-    Row("… 32 callers: calls/s", "speed", "rps", {"model": "et", "callers": 32}),
-    Row("SetFit, 1 caller: p50, ms", "speed", "p50_ms", {"model": "sf", "callers": 1}),
-    Row("… 32 callers: calls/s", "speed", "rps", {"model": "sf", "callers": 32}),
-    *(Row(f"cold load and first answer, {name}: ms", "cold", "ms", {"model": key}) for key, name in NAMES.items()),
-    *(Row(f"memory of a further model, {name}: MB", "memory", "pss_mb", {"model": key}) for key, name in NAMES.items()),
-    *(Row(f"… of it private, {name}: MB", "memory", "private_mb", {"model": key}) for key, name in NAMES.items()),
-    Row("LinearRegression while a neighbour is saturated: p50, ms", "neighbour", "p50_ms"),
-    Row("memory given back by unloading 50 models", "unload", "returned", show=_percent),
-    *(Row(f"a further worker, {name}: ms", "scale", "ms", {"model": key}) for key, name in NAMES.items()),
-    *(Row(f"what a template adds, {name}: MB", "scale", "template_mb", {"model": key}) for key, name in NAMES.items()),
+    _speed("warm call, 1 caller, LinearRegression: p50, ms", "p50_ms", "lr", 1),
+    _speed("… p99, ms", "p99_ms", "lr", 1, in_brief=False),
+    _speed("… 8 callers: calls/s", "rps", "lr", 8),
+    _speed("… 32 callers: calls/s", "rps", "lr", 32),
+    _speed("ExtraTrees, 1 caller: p50, ms", "p50_ms", "et", 1, in_brief=False),
+    _speed("ExtraTrees, 32 callers: calls/s", "rps", "et", 32),
+    _speed("SetFit, 1 caller: p50, ms", "p50_ms", "sf", 1, in_brief=False),
+    _speed("SetFit, 32 callers: calls/s", "rps", "sf", 32),
+    Row("LinearRegression while a neighbour is saturated: p50, ms", "neighbour", "p50_ms", in_brief=True),
+    *_of_each("cold load and first answer, {}: ms", "cold", "ms", in_brief=True),
+    *_of_each("memory of a further model, {}: MB", "memory", "pss_mb", in_brief=True),
+    *_of_each("… of it private, {}: MB", "memory", "private_mb"),
+    Row("memory given back by unloading 50 models", "unload", "returned", show=_percent, in_brief=True),
+    *_of_each("a further worker, {}: ms", "scale", "ms", in_brief=True),
+    *_of_each("what a template adds, {}: MB", "scale", "template_mb"),
     Row("1,000 models: all their memory, MB", "models", "pss_mb", {"models": 1000}),
     Row("… 8 callers on all of them: calls/s", "models", "rps", {"models": 1000}),
     Row("… 8 callers on one of them: calls/s", "models", "rps_alone", {"models": 1000}),
@@ -86,18 +97,23 @@ ROWS = (
 )
 
 
-def markdown(results: Results) -> str:
-    """The table, what it was measured on, and which server wasn't and why."""
-    peers = [peer for peer in COLUMNS if peer in ALWAYS or any(each.get("peer") == peer for each in results.records)]
+def markdown(results: Results, is_brief: bool = False) -> str:
+    """The table, what it was measured on, and, unless it is brief, which server wasn't and why."""
+    measured = {record["peer"] for record in results.records if record["figure"] not in ("machine", "not run")}
+    peers = [peer for peer in COLUMNS if peer in measured or peer in ALWAYS]
+    if is_brief:
+        peers = [peer for peer in peers if peer not in NOT_IN_BRIEF]
     lines = [
         "| " + " | ".join(["", *(COLUMNS[peer] for peer in peers)]) + " |",
         "|---" + "|--:" * len(peers) + "|",
     ]
     for row in ROWS:
+        if is_brief and not row.in_brief:
+            continue
         cells = [row.cell(results, peer) for peer in peers]
         if any(cell != DASH for cell in cells):
             lines.append("| " + " | ".join([row.title, *cells]) + " |")
-    return "\n".join([*lines, "", _conditions(results), *_missing(results)]) + "\n"
+    return "\n".join([*lines, "", _conditions(results), *([] if is_brief else _missing(results))]) + "\n"
 
 
 def _conditions(results: Results) -> str:
@@ -124,11 +140,11 @@ def _missing(results: Results) -> list[str]:
     return ["", *(f"- not measured: {who}: {reason}" for who, reason in reasons.items())] if reasons else []
 
 
-def write(results: Results, into: Path) -> None:
+def write(results: Results, into: Path, is_brief: bool = False) -> None:
     """Put the table between the two marks of a file. Raises NoMarks."""
     text = into.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise NoMarks(f"{into.name} has no place for the table; put these two lines there: {BEGIN} and {END}")
-    into.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n{END}{after}")
+    into.write_text(f"{before}{BEGIN}\n\n{markdown(results, is_brief)}\n{END}{after}")

@@ -106,13 +106,22 @@ MEASURED = [
 
 def test_the_table_shows_medians_with_machine_and_date_and_a_dash_for_what_was_not_run() -> None:
     lines = table.markdown(Results(MEASURED)).splitlines()
-    assert lines[0].startswith("|  | mme | mme, no pandas | FastAPI |")
+    assert lines[0].startswith("|  | mme | FastAPI | MLServer |")
     row = next(line for line in lines if line.startswith("| warm call, 1 caller"))
-    assert row.split(" | ")[1:4] == ["0.19", "–", "0.38"]
+    assert row.split(" | ")[1:4] == ["0.19", "0.38", "–"]
     assert any("1,234" in line for line in lines)
     text = "\n".join(lines)
     assert "- not measured: Ray Serve (speed): ray: no wheel for this Python" in text
     assert str(MEASURED[0]["date"]) in text and str(MEASURED[0]["cpu"]) in text and "medians of 3 rounds" in text
+
+
+def test_the_brief_table_has_the_rows_and_servers_that_compare() -> None:
+    lean = {"figure": "cold", "peer": "ours-lean", "round": 1, "model": "lr", "ms": 15}
+    private = {"figure": "memory", "peer": "ours", "round": 1, "model": "lr", "pss_mb": 6.7, "private_mb": 6.5}
+    whole, brief = (table.markdown(Results([*MEASURED, lean, private]), is_brief) for is_brief in (False, True))
+    assert "mme, no pandas" in whole and "of it private" in whole and "not measured" in whole
+    assert "mme, no pandas" not in brief and "of it private" not in brief and "not measured" not in brief
+    assert "| warm call, 1 caller, LinearRegression: p50, ms | 0.19 | 0.38 |" in brief
 
 
 def test_the_table_takes_its_place_between_the_marks_and_nothing_else_changes(tmp_path: Path) -> None:
