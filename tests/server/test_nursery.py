@@ -517,6 +517,22 @@ def test_a_killed_branch_harms_no_worker_and_is_grown_again(home):
     run(test)
 
 
+def test_a_worker_whose_branch_was_stopped_ends_all_the_same_when_it_is_killed(home):
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        worker = await loaded(nursery, home.model("one"))
+        await settled(nursery)
+        (base,) = nursery.status()["branches"]
+        os.kill(base["pid"], signal.SIGSTOP)
+        worker.kill()
+        assert await asyncio.wait_for(worker.exited, 10) == -9
+        assert worker.pid not in nursery.status()["processes"]
+        await nursery.close()
+
+    run(test)
+
+
 def test_the_branch_of_all_others_that_was_killed_is_grown_again_for_the_next_model(home):
     async def test() -> None:
         nursery = home.nursery()

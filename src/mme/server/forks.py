@@ -92,6 +92,7 @@ class ForkServer:
     def kill(self) -> None:
         """End it, and with it nothing that it forked."""
         forkserver.kill_group(self.pid)
+        self._family.watch(self.pid)
         self._gone()
 
     def close(self) -> None:
@@ -207,15 +208,20 @@ class Family:
     def lost(self, server: ForkServer) -> None:
         self._on_lost(server)
 
-    def watch_all(self) -> None:
-        """Notice the ends of all processes without anyone's report, since who would report them has gone."""
-        for pid in self.pids():
-            try:
-                fd = os.pidfd_open(pid)
-            except OSError:
-                self.ended(pid, -9)
-                continue
+    def watch(self, pid: int) -> None:
+        """Notice the end of a process without anyone's report: who would report it may have gone, or was stopped."""
+        if not hasattr(os, "pidfd_open"):  # macOS
+            return
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            self._presume_killed(pid)
+        else:
             self._loop.add_reader(fd, self._unseen_end, pid, fd)
+
+    def watch_all(self) -> None:
+        for pid in self.pids():
+            self.watch(pid)
 
     def _unseen_end(self, pid: int, fd: int) -> None:
         self._loop.remove_reader(fd)

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 from mme import forkserver
 
 from .branches import Branches
-from .forks import ForkRefused, ForkServer, ForkServerGone
+from .forks import Family, ForkRefused, ForkServer, ForkServerGone
 from .importsets import ImportSets, Key, key_of
 from .spawner import Forked, Spawner
 from .tempfolders import TemporaryFolders
@@ -57,16 +56,18 @@ class WorkerSpec:
 class WorkerProcess:
     """A running worker: its end of the conversation is `socket`, connected and non-blocking."""
 
-    def __init__(self, pid: int, origin: str, sock: socket.socket, exited: asyncio.Future[int]) -> None:
-        self.pid = pid
+    def __init__(self, forked: Forked, origin: str, family: Family) -> None:
+        self.pid = forked.pid
         self.origin = origin
-        self.socket = sock
-        self.exited = exited
+        self.socket = forked.socket
+        self.exited = forked.exited
+        self._family = family
 
     def kill(self) -> None:
         """Kill the worker and all that it started in its group; may be called again."""
         if not self.exited.done():
             forkserver.kill_group(self.pid)
+            self._family.watch(self.pid)
 
 
 class Template:
@@ -242,13 +243,13 @@ class Nursery:
         except BaseException:
             standby.kill()
             raise
-        return WorkerProcess(standby.pid, "forked", standby.socket, standby.exited)
+        return WorkerProcess(standby, "forked", self._spawner.family)
 
     async def _worker(
         self, parent: ForkServer, spec: WorkerSpec, origin: str, request: dict[str, Any]
     ) -> WorkerProcess:
         forked = await self._spawner.fork(parent, request, spec.model_name)
-        return WorkerProcess(forked.pid, origin, forked.socket, forked.exited)
+        return WorkerProcess(forked, origin, self._spawner.family)
 
     def _request(self, spec: WorkerSpec, folder: Path) -> dict[str, Any]:
         return {
