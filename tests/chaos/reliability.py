@@ -19,8 +19,8 @@ BEGIN, END = "<!-- faults -->\n", "<!-- /faults -->\n"
 HEAD = "| fault | while | survived | calls | answered right | what the others were told |\n|---|---|---|---|---|---|\n"
 
 
-def keep(fault: str, stage: str, seen: dict[str, int]) -> None:
-    """Add what came of a fault that was survived."""
+def keep(fault: str, stage: str, seen: dict[str, int] | None) -> None:
+    """Add what calls came to during a fault that was survived; None when it is tried, until then."""
     COUNTS.parent.mkdir(exist_ok=True)
     with COUNTS.open("a") as file:
         file.write(json.dumps({"fault": fault, "stage": stage, "seen": seen}) + "\n")
@@ -29,19 +29,19 @@ def keep(fault: str, stage: str, seen: dict[str, int]) -> None:
 def table(lines: list[dict[str, Any]]) -> str:
     """A row for each fault: its stages, and what the calls during it came to."""
     last = {(line["fault"], line["stage"]): line["seen"] for line in lines}
-    by_fault: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
+    by_fault: dict[str, dict[str, dict[str, int] | None]] = defaultdict(dict)
     for case in CASES:
         if (case.fault, case.stage) in last:
             by_fault[case.fault][case.stage] = last[case.fault, case.stage]
     rows = []
     for fault, stages in by_fault.items():
-        total = sum(map(Counter, stages.values()), Counter())
+        survived = [seen for seen in stages.values() if seen is not None]
+        total = sum(map(Counter, survived), Counter())
         right = total.pop("right", 0)
         told = ", ".join(f"{count:,} × {outcome}" for outcome, count in sorted(total.items())) or "nothing else"
         calls = right + sum(total.values())
-        rows.append(
-            f"| {fault} | {'; '.join(stages)} | {len(stages)} of {len(stages)} | {calls:,} | {right:,} | {told} |\n"
-        )
+        tried = f"{'; '.join(stages)} | {len(survived)} of {len(stages)}"
+        rows.append(f"| {fault} | {tried} | {calls:,} | {right:,} | {told} |\n")
     return HEAD + "".join(rows)
 
 

@@ -168,6 +168,7 @@ def shutting_down(world: World, victim: str, number: signal.Signals) -> Iterator
         yield
         down.result()
         world.ended()
+    world.open(name, "invoke")
     world.used += [name]
 
 

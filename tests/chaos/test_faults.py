@@ -13,6 +13,7 @@ from world import World
 
 @pytest.fixture
 def after(world: World, case: Case) -> Iterator[None]:
+    keep(case.fault, case.stage, None)
     with judged(world, case):
         yield
     keep(case.fault, case.stage, world.seen)
