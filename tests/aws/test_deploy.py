@@ -113,7 +113,7 @@ def test_aws_is_asked_before_anything_is_written_there(mme, settings, echo, monk
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     with recording() as sent:
         code, out, err = mme(*deploy)
-    assert (code, out) == (1, "") and sent and all(call.is_read for call in sent), err
+    assert (code, out.strip()) == (1, "") and sent and all(call.is_read for call in sent), err
     assert "on AWS, in us-east-1, this uploads echo.tar.gz as s3://" in err
     assert f"creates model, endpoint configuration, endpoint {name}: 1 ml.m5.large, billed until" in err
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
