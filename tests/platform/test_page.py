@@ -272,12 +272,28 @@ async def test_a_package_is_shown_from_s3_and_from_the_disk_alike(rig: Any, pack
         _, _, from_s3 = await browser.get(where)
         await rig.ask("a.tar.gz")
         _, _, from_disk = await browser.get(where)
-        assert json.loads(from_s3) == json.loads(from_disk)
         shown = json.loads(from_disk)
+        assert json.loads(from_s3)["workers"] == [] and len(shown["workers"]) == 1
+        assert json.loads(from_s3) | {"workers": shown["workers"]} == shown
         assert shown["files"] == sorted(files) and shown["texts"] == {"requirements.txt": "numpy\n"}
         assert shown["examples"][0]["body"] == "[1]"
         status, _, answer = await browser.get(where.replace("a.tar.gz", "none.tar.gz"))
         assert status == 422 and "none.tar.gz" in json.loads(answer)["message"]
+
+
+async def test_a_model_is_shown_with_its_own_records_of_the_instances_log(rig: Any) -> None:
+    rig.put("a.tar.gz")
+    records = [
+        "[a.tar.gz] ready",
+        "[aa.tar.gz] not its own",
+        "a.tar.gz: not loaded\n    Traceback\n\n    ValueError: no",
+    ]
+    where = "/model?endpoint=shop&variant=AllTraffic&target=a.tar.gz&instance="
+    async with looking(rig) as browser:
+        with (rig.instance.folder / "container.log").open("a") as log:
+            log.write("\n".join([*records, "of nobody"]) + "\n")
+        assert json.loads((await browser.get(where + "0"))[2])["log"] == [records[0], records[2]]
+        assert (await browser.get(where + "7"))[0] == 404
 
 
 async def test_a_single_model_is_a_tile_and_can_be_asked(rig: Any) -> None:
