@@ -14,14 +14,15 @@ _PREFIX = "mme-scratch-"
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A new folder in the temporary directory, for this user alone, removed at the end.
+def scratch(parent: Path | None = None, prefix: str = _PREFIX) -> Iterator[Path]:
+    """A new folder in the temporary directory or in `parent`, for this user alone, removed at the end.
 
     Its process holds a lock on it, which the kernel lets go of with the process. What killed processes of this user
-    left unlocked is removed first; nobody else's folder is looked into.
+    left unlocked under the same prefix is removed first; nobody else's folder is looked into.
     """
-    _remove_what_the_dead_left()
-    folder, lock = _new()
+    place = parent or Path(tempfile.gettempdir())
+    _remove_what_the_dead_left(place, prefix)
+    folder, lock = _new(place, prefix)
     owner = os.getpid()
     try:
         yield folder
@@ -31,9 +32,9 @@ def scratch() -> Iterator[Path]:
         os.close(lock)
 
 
-def _new() -> tuple[Path, int]:
+def _new(place: Path, prefix: str) -> tuple[Path, int]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
         with contextlib.suppress(FileNotFoundError):  # another start took it for a dead one's before it was locked
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -42,8 +43,8 @@ def _new() -> tuple[Path, int]:
             os.close(lock)
 
 
-def _remove_what_the_dead_left() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
+def _remove_what_the_dead_left(place: Path, prefix: str) -> None:
+    for folder in place.glob(prefix + "*"):
         try:
             if folder.lstat().st_uid != os.getuid():
                 continue
