@@ -35,6 +35,7 @@ from detour import Detour
 from mme.platform import launch
 from mme.platform.config import MARK
 from mme.processes import marked
+from mme.tether import tethered
 
 HERE = Path(__file__).parent
 DEADLINE_S = 60.0  # for what has to come about by itself
@@ -139,7 +140,7 @@ class World:
         environment |= {MARK: str(self.home), "MME_METRICS_PERIOD_S": "1", **settings}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                argv, env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=limits
+                tethered(argv), env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=limits
             )
         process = self._process
 
