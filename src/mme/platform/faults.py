@@ -105,6 +105,6 @@ def _places(instances: Path) -> dict[re.Pattern[str], str]:
     root = re.escape(str(instances))
     return {
         re.compile(rf"{root}/[^/\s]+/[^/\s]+/\d+/models(?=/)"): "/opt/ml/models",
-        re.compile(rf"{root}/nursery/tmp-\d+/\d+/\d+"): "/tmp",
+        re.compile(rf"{root}/nursery/tmp-[^/]+/\d+/\d+"): "/tmp",
         within(instances.parent): "",
     }
