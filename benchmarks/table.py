@@ -117,7 +117,12 @@ def markdown(results: Results, is_brief: bool = False) -> str:
 
 
 def _conditions(results: Results) -> str:
-    rounds = max((record.get("round", 0) for record in results.records), default=0)
+    by_peer: dict[str, int] = {}
+    for record in results.records:
+        if record["figure"] not in ("machine", "not run"):
+            by_peer[record["peer"]] = max(by_peer.get(record["peer"], 0), record["round"])
+    rounds = max(by_peer.values(), default=0)
+    fewer = [f"{count} of {COLUMNS[peer]}" for peer, count in by_peer.items() if count < rounds]
     errors = sum(record.get("errors", 0) for record in results.records)
     of = results.machine
     if not of:
@@ -126,7 +131,7 @@ def _conditions(results: Results) -> str:
         f"{of['date']}: {of['cores']} cores of {of['cpu']}, {of['memory_gb']} GB, {of['system']}, "
         f"Python {of['python']}, scikit-learn {of['scikit_learn']}, torch {of['torch']}; "
         f"client and server on the same cores, OMP_NUM_THREADS=1, one worker per model; "
-        f"medians of {rounds} round{'s' if rounds != 1 else ''}; "
+        f"medians of {rounds} round{'s' if rounds != 1 else ''}{f' ({', '.join(fewer)})' if fewer else ''}; "
         f"{errors or 'no'} call{'s' if errors != 1 else ''} failed."
     )
 
