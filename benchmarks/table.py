@@ -3,7 +3,7 @@ wasn't measured. The README's is brief."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,16 +113,16 @@ def markdown(results: Results, is_brief: bool = False) -> str:
         cells = [row.cell(results, peer) for peer in peers]
         if any(cell != DASH for cell in cells):
             lines.append("| " + " | ".join([row.title, *cells]) + " |")
-    return "\n".join([*lines, "", _conditions(results), *([] if is_brief else _missing(results))]) + "\n"
+    return "\n".join([*lines, "", _conditions(results, peers), *([] if is_brief else _missing(results))]) + "\n"
 
 
-def _conditions(results: Results) -> str:
-    by_peer: dict[str, int] = {}
-    for record in results.records:
-        if record["figure"] not in ("machine", "not run"):
-            by_peer[record["peer"]] = max(by_peer.get(record["peer"], 0), record["round"])
-    rounds = max(by_peer.values(), default=0)
-    fewer = [f"{count} of {COLUMNS[peer]}" for peer, count in by_peer.items() if count < rounds]
+def _conditions(results: Results, peers: Sequence[str]) -> str:
+    """What it was measured on; of these servers, those that had fewer rounds than others are named."""
+    of_peer = {
+        peer: max((each["round"] for each in results.records if each.get("peer") == peer), default=0) for peer in peers
+    }
+    rounds = max(of_peer.values(), default=0)
+    fewer = ", ".join(f"{count} of {COLUMNS[peer]}" for peer, count in of_peer.items() if 0 < count < rounds)
     errors = sum(record.get("errors", 0) for record in results.records)
     of = results.machine
     if not of:
@@ -131,7 +131,7 @@ def _conditions(results: Results) -> str:
         f"{of['date']}: {of['cores']} cores of {of['cpu']}, {of['memory_gb']} GB, {of['system']}, "
         f"Python {of['python']}, scikit-learn {of['scikit_learn']}, torch {of['torch']}; "
         f"client and server on the same cores, OMP_NUM_THREADS=1, one worker per model; "
-        f"medians of {rounds} round{'s' if rounds != 1 else ''}{f' ({', '.join(fewer)})' if fewer else ''}; "
+        f"medians of {rounds} round{'s' if rounds != 1 else ''}{f' ({fewer})' if fewer else ''}; "
         f"{errors or 'no'} call{'s' if errors != 1 else ''} failed."
     )
 
