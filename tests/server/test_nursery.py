@@ -673,12 +673,15 @@ asyncio.run(main())
 """
 
 
-def test_when_the_server_is_killed_nothing_is_left(home):
+@pytest.mark.parametrize("is_root_stopped", [False, True])
+def test_when_the_server_is_killed_nothing_is_left(home, is_root_stopped):
     spec = home.model("busy", "while True: pass")
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(spec.model_dir)], stdout=subprocess.PIPE, text=True)
     try:
         pids = [int(pid) for pid in owner.stdout.readline().split()]
         assert len(pids) >= 4
+        if is_root_stopped:
+            os.kill(pids[-1], signal.SIGSTOP)
     finally:
         owner.kill()
         owner.communicate()

@@ -15,6 +15,7 @@ from typing import Any
 
 from mme import forkserver
 from mme.server.worker import frames
+from mme.tether import tethered
 
 from .capture import Capture
 from .forks import Family, ForkServer, packed
@@ -139,7 +140,8 @@ class Spawner:
         ours, theirs = socket.socketpair()
         (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
         process = subprocess.Popen(
-            [sys.executable, str(_MAIN), "root", str(theirs.fileno()), str(self._lifeline)],
+            # By the kernel: one that is stopped doesn't see its lifeline close.
+            tethered([sys.executable, str(_MAIN), "root", str(theirs.fileno()), str(self._lifeline)]),
             pass_fds=[theirs.fileno(), self._lifeline],
             env={**forkserver.SINGLE_THREADED, **self._environment},
             stdin=subprocess.DEVNULL,
