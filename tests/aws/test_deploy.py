@@ -100,6 +100,8 @@ def test_an_endpoint_of_one_model_takes_no_package(mme, settings, echo):
 def test_an_unknown_package_is_told_with_the_near_one(mme, settings, echo):
     code, out, err = mme("deploy", "eco")
     assert (code, out) == (2, "") and "neither a folder eco nor eco.tar.gz; did you mean echo" in said(err)
+    code, out, err = mme("deploy", "eco.tar.gz")
+    assert (code, out) == (2, "") and "there is no package eco.tar.gz; did you mean echo.tar.gz" in said(err)
     Path("broken.tar.gz").write_bytes(b"no archive")
     code, out, err = mme("deploy", "broken.tar.gz")
     assert (code, out) == (1, "") and err.startswith("error: ")

@@ -104,7 +104,8 @@ def _archive(package: Path) -> Path:
     else:
         beside = package.parent.iterdir() if package.parent.is_dir() else ()
         known = {path.name for path in beside if path.is_dir() or path.name.endswith(".tar.gz")}
-        raise typer.BadParameter(f"there is neither a folder {package} nor {archive}; {hint(package.name, known)}")
+        missing = f"no package {package}" if package == archive else f"neither a folder {package} nor {archive}"
+        raise typer.BadParameter(f"there is {missing}; {hint(package.name, known)}")
     return archive
 
 
