@@ -220,7 +220,8 @@ def test_calls_bring_a_second_instance_and_silence_takes_it_away(account: Accoun
         lambda: runtime.invoke_endpoint(EndpointName="shared", TargetModel="tenant-a/m.tar.gz", Body=b"{}"),
     )
     repeat_until(lambda: instance_count(account) == 1, lambda: time.sleep(0.1))
-    back, out = scaling.describe_scaling_activities(**TARGET)["ScalingActivities"]
+    # The last first; on a busy machine calls come in bursts, which may bring the second more than once.
+    back, *_, out = scaling.describe_scaling_activities(**TARGET)["ScalingActivities"]
     assert (out["Description"], out["StatusCode"]) == ("Setting desired instance count to 2.", "Successful")
     assert back["Description"] == "Setting desired instance count to 1."
     scaling.delete_scaling_policy(PolicyName="invocations", **TARGET)
