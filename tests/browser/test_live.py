@@ -67,7 +67,7 @@ def test_evictions_are_shown_and_told_as_they_happen(look: Look, scene: Scene) -
     expect_at(page, "large-1", "on disk")
     expect(evictions).not_to_have_text(before)
     events = page.get_by_role("list", name="What happened")
-    evicted = re.compile("^evicted large-1 for large-3: least recently used, .* back$")
+    evicted = re.compile("^evicted large-1 for large-3: least recently used, .* ago")
     expect(events.get_by_text(evicted).first).to_be_visible()
     expect(events.get_by_text(re.compile("^loaded large-3 in ")).first).to_be_visible()
     expect(page.get_by_role("button", name=re.compile(r"^on disk [1-9]"))).to_be_visible()
