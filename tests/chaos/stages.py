@@ -81,6 +81,7 @@ def loading(world: World, victim: str, number: signal.Signals) -> Iterator[None]
         send(pid or at_gate, number)
         yield
         world.open(name, "load")
+    world.put(name, package(name))  # without its gate: on another disk it is unpacked again
     world.open(name, "load")
 
 
