@@ -6,12 +6,10 @@ import http.server
 import os
 import pty
 import re
-import select
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import pytest
 from botocore.stub import Stubber
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
+from screens import written_until
 
 from mme.progress import Step, clients, steps, waiting
 
@@ -119,10 +118,10 @@ def test_a_terminal_shows_one_line_and_takes_it_away(tmp_path: Path) -> None:
         text=True,
     )
     line = re.compile(r"packing \[it\].*42 of 84 MB.*\d s")
-    said = _until(keyboard, lambda said: line.search(re.sub(r"\x1b\[[0-9;]*m", "", said)) is not None)
+    said = written_until(keyboard, lambda said: line.search(re.sub(r"\x1b\[[0-9;]*m", "", said)) is not None)
     assert "\n" not in said.strip()
     (tmp_path / "go").touch()
-    said = _until(keyboard, lambda said: "\x1b[?25h" in said)
+    said = written_until(keyboard, lambda said: "\x1b[?25h" in said)
     assert "\x1b[2K" in said and "packing" not in said and process.communicate(timeout=60) == ("packed\n", None)
     os.close(keyboard)
     os.close(screen)
@@ -134,15 +133,6 @@ def test_nothing_is_shown_where_no_terminal_is(tmp_path: Path) -> None:
         [sys.executable, "-c", IN_A_TERMINAL, tmp_path / "go"], capture_output=True, text=True, timeout=60
     )
     assert (said.stdout, said.stderr) == ("packed\n", "")
-
-
-def _until(terminal: int, condition: Callable[[str], bool]) -> str:
-    said, deadline = "", time.monotonic() + 60
-    while not condition(said):
-        ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
-        assert ready, said
-        said += os.read(terminal, 65536).decode("utf-8", "replace")
-    return said
 
 
 FOLLOW = (

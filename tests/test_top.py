@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from rich.console import Console
+from screens import written_until
 
 from mme import packages, session
 from mme.labs import stage
@@ -287,24 +287,14 @@ def test_a_terminal_is_left_as_it_was(shop: Settings, end: str) -> None:
         stderr=screen,
         preexec_fn=lambda: (os.setsid(), ioctl(0, termios.TIOCSCTTY, 0)),
     )
-    said = _until(keyboard, lambda said: TENANTS[0] in said and "q quits" in said)
+    said = written_until(keyboard, lambda said: TENANTS[0] in said and "q quits" in said)
     assert "\x1b[?1049h" in said and not termios.tcgetattr(screen)[3] & termios.ECHO
     ENDS[end](keyboard, process.pid)
-    after = _until(keyboard, lambda said: "\x1b[?1049l" in said and "\x1b[?25h" in said)
+    after = written_until(keyboard, lambda said: "\x1b[?1049l" in said and "\x1b[?25h" in said)
     assert process.wait(30) == 0 and "Traceback" not in after
     assert termios.tcgetattr(screen) == before
     os.close(keyboard)
     os.close(screen)
-
-
-def _until(terminal: int, condition: Callable[[str], bool]) -> str:
-    """What a program writes to its terminal until it has written that."""
-    said, deadline = "", time.monotonic() + 60
-    while not condition(said):
-        ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
-        assert ready, said
-        said += os.read(terminal, 65536).decode("utf-8", "replace")
-    return said
 
 
 def test_a_platform_that_ends_and_comes_back_is_followed(shop: Settings, feed: Feed) -> None:

@@ -99,14 +99,20 @@ def _loading_a_template(world: World, number: signal.Signals) -> Iterator[None]:
         world.open(name, "load")
 
 
-@contextmanager
-def invoking(world: World, victim: str, number: signal.Signals) -> Iterator[None]:
+def _gated(world: World, victim: str) -> tuple[str, int]:
+    """A model whose next call waits in its handler, and the process that is to be hit."""
     name = "gated"
     world.answered(name)
     if victim == "template":
         with_template(world, name)
     pid = pid_of(world, victim, name)
     world.shut(name, "invoke")
+    return name, pid
+
+
+@contextmanager
+def invoking(world: World, victim: str, number: signal.Signals) -> Iterator[None]:
+    name, pid = _gated(world, victim)
     with world.calling(name, name):
         at_gate = world.reached(name, "invoke")
         send(at_gate if victim == "worker" else pid, number)
@@ -155,12 +161,7 @@ def updating(world: World, victim: str, number: signal.Signals) -> Iterator[None
 @contextmanager
 def shutting_down(world: World, victim: str, number: signal.Signals) -> Iterator[None]:
     """`mme down` while a call is under way."""
-    name = "gated"
-    world.answered(name)
-    if victim == "template":
-        with_template(world, name)
-    pid = pid_of(world, victim, name)
-    world.shut(name, "invoke")
+    name, pid = _gated(world, victim)
     with world.calling(name):
         world.reached(name, "invoke")
         down = world.threads.submit(launch.down, world.home)

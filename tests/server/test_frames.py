@@ -13,6 +13,13 @@ from mme.server.worker import frames
 HEADER = {"id": 7, "op": "invoke", "inputs": [{"properties": {"a": "ü\udce9"}, "content": [["data", 3]]}]}
 
 
+# Messages, and the sizes of the pieces in which their stream arrives.
+cut_anywhere = given(
+    st.lists(st.tuples(st.dictionaries(st.text(), st.integers()), st.binary(max_size=200)), max_size=8),
+    st.lists(st.integers(1, 50), min_size=1),
+)
+
+
 def joined(header, *parts):
     return b"".join(frames.encode(header, *parts))
 
@@ -21,10 +28,7 @@ def test_a_frame_comes_back_as_it_was_sent():
     assert frames.Decoder().feed(joined(HEADER, b"abc", memoryview(b"de"))) == [(HEADER, b"abcde")]
 
 
-@given(
-    st.lists(st.tuples(st.dictionaries(st.text(), st.integers()), st.binary(max_size=200)), max_size=8),
-    st.lists(st.integers(1, 50), min_size=1),
-)
+@cut_anywhere
 def test_frames_survive_any_cut_of_the_stream(messages, sizes):
     stream = b"".join(joined(header, body) for header, body in messages)
     decoder, got, turn = frames.Decoder(), [], 0
@@ -35,10 +39,7 @@ def test_frames_survive_any_cut_of_the_stream(messages, sizes):
     assert got == messages
 
 
-@given(
-    st.lists(st.tuples(st.dictionaries(st.text(), st.integers()), st.binary(max_size=200)), max_size=8),
-    st.lists(st.integers(1, 50), min_size=1),
-)
+@cut_anywhere
 def test_frames_survive_where_bodies_are_received_into_their_room(messages, sizes):
     stream = b"".join(joined(header, body) for header, body in messages)
     decoder, got, turn = frames.Decoder(), [], 0
