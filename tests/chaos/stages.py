@@ -90,9 +90,8 @@ def _loading_a_template(world: World, number: signal.Signals) -> Iterator[None]:
     name = new_model(world, workers=2)
     world.answered(name)
     world.shut(name, "invoke")
+    world.shut(name, "load")  # before a call waits: the template's load may begin, and end, at once
     with world.calling(*[name] * 6):
-        world.reached(name, "invoke")
-        world.shut(name, "load")
         send(world.reached(name, "load"), number)
         world.open(name, "invoke")
         yield

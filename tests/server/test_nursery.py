@@ -565,11 +565,11 @@ def test_a_worker_was_forked_before_its_model_was_known_and_another_takes_its_pl
         waiting = await standby(nursery)
         worker = await loaded(nursery, home.model("first", "print('I am', __file__)\n" + textwrap.dedent(EVAL)))
         assert (worker.pid, worker.origin) == (waiting, "forked")
-        assert ("first", "stdout", f"I am {home.folder}/first/model.py") in home.lines
         second = await loaded(nursery, home.model("second"))
         assert await value(second, "import os; answer = os.getcwd()") == str(home.folder / "second")
         assert await standby(nursery) not in (worker.pid, second.pid)
-        await nursery.close()
+        await nursery.close()  # reads what was still to be read
+        assert ("first", "stdout", f"I am {home.folder}/first/model.py") in home.lines
 
     run(test)
 
