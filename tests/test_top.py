@@ -274,6 +274,13 @@ ENDS: dict[str, Callable[[int, int], object]] = {
 }
 
 
+def own_terminal(screen: int) -> None:
+    """Have the terminal be this process's, and Ctrl-C end it even where the tests are a job in the background."""
+    os.setsid()
+    ioctl(screen, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_a_terminal_is_left_as_it_was(shop: Settings, end: str) -> None:
     keyboard, screen = pty.openpty()
@@ -285,7 +292,7 @@ def test_a_terminal_is_left_as_it_was(shop: Settings, end: str) -> None:
         stdin=screen,
         stdout=screen,
         stderr=screen,
-        preexec_fn=lambda: (os.setsid(), ioctl(0, termios.TIOCSCTTY, 0)),
+        preexec_fn=lambda: own_terminal(screen),
     )
     said = written_until(keyboard, lambda said: TENANTS[0] in said and "q quits" in said)
     assert "\x1b[?1049h" in said and not termios.tcgetattr(screen)[3] & termios.ECHO

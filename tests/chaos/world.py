@@ -20,6 +20,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,9 @@ class World:
         self.in_service()
 
     def put(self, name: str, body: bytes) -> None:
-        self.s3.put_object(Bucket=BUCKET, Key=f"models/{name}.tar.gz", Body=body)
+        """Upload a package; where S3 can't be reached, again until it can."""
+        put = partial(self.s3.put_object, Bucket=BUCKET, Key=f"models/{name}.tar.gz", Body=body)
+        until(lambda: self.told(put), f"{name} is stored")
 
     # Calls
 
