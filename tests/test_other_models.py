@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,6 @@ from mme.checking.containers import CONTAINERS, Container
 from mme.settings import ROOT
 
 DOCS = ROOT / "docs"
-SCRIPTS = ROOT / "serving_scripts"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COLUMNS = ("scikit-learn", "torch", "xgboost", "numpy", "skops")
 
@@ -22,9 +22,11 @@ COLUMNS = ("scikit-learn", "torch", "xgboost", "numpy", "skops")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The packages that the page's code makes, packed."""
-    folder = tmp_path_factory.mktemp("models")
-    for code in BLOCK.findall((DOCS / "other-models.md").read_text()):
-        exec(code, {"packages": packages, "place": folder, "scripts": SCRIPTS})
+    page: dict[str, Any] = {}
+    with contextlib.chdir(tmp_path_factory.mktemp("page")):
+        for code in BLOCK.findall((DOCS / "other-models.md").read_text()):
+            exec(code, page)
+        folder = page["place"].resolve()
     for name in ("onnx", "torchscript", "xgboost"):
         example = packages.Example.of_json("two rows", {"inputs": [[1, 2], [3, 4]]}, answers(folder / name))
         packages.write_examples(folder / name, [example])
