@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -25,6 +30,9 @@ ENDPOINT = "gateway"
 WAIT = {"Delay": 0.1, "MaxAttempts": 900}
 
 HANDLER = """
+import time
+from pathlib import Path
+
 from djl_python import Input, Output
 
 
@@ -34,6 +42,8 @@ def handle(inputs):
     request = inputs.get_as_json()
     if request.get("fail"):
         raise ValueError(request["fail"])
+    while "gate" in request and not Path(request["gate"]).exists():
+        time.sleep(0.01)
     output = Output().add_as_json({"got": request, "type": inputs.get_property("Content-Type")})
     output.add_property("Content-Type", "application/json")
     return output
@@ -172,6 +182,40 @@ def test_an_endpoint_of_a_single_model_answers_whole_and_in_a_stream(sagemaker: 
     error = refused(runtime.invoke_endpoint, TargetModel="echo.tar.gz", **call)
     assert "is not a multi-model endpoint and does not support target model header." in str(error)
     sagemaker.delete_endpoint(EndpointName=name)
+
+
+def test_a_caller_who_is_gone_before_a_stream_begins_leaves_nothing_in_use(
+    platform: Running, sign: Any, endpoint: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    body = json.dumps({"gate": str(gate)}).encode()
+    target = f"/endpoints/{endpoint}/invocations-response-stream"
+    headers = {"content-type": "application/json", "x-amzn-sagemaker-target-model": "echo.tar.gz"}
+    headers = sign(platform, "sagemaker", "POST", target, headers, body)
+    address = urlsplit(platform.url)
+    head = {"Host": address.netloc, "Content-Length": str(len(body)), **headers}
+    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+    with socket.create_connection((address.hostname, address.port)) as caller:
+        caller.sendall("\r\n".join(lines).encode() + body)
+        wait_until(lambda: in_use(platform, endpoint) == (1, 1))
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+    gate.touch()
+    wait_until(lambda: in_use(platform, endpoint) == (0, 0))
+
+
+def in_use(platform: Running, endpoint: str) -> tuple[int, int]:
+    """How many calls are at the endpoint's only instance, and how many at its models."""
+    with urlopen(f"{platform.url}/_mme/status") as answer:
+        [shown] = [one for one in json.load(answer)["endpoints"] if one["name"] == endpoint]
+    instance = shown["variants"][0]["instances"][0]
+    return instance["in_flight"], sum(model["in_use"] for model in instance["models"])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_an_asynchronous_call_is_refused_by_name(runtime: Any, endpoint: str) -> None:

@@ -249,14 +249,15 @@ async def test_a_reader_that_leaves_a_stream_leaves_nothing_in_use(rig: Any) -> 
     rig.put("stream.tar.gz", pieces=["one\n", "two\n"])
     async with rig.up():
         answer = await rig.stream("stream.tar.gz")
-        await anext(answer.frames)
-        await answer.frames.aclose()
+        with answer.frames as frames:
+            await anext(frames)
         assert rig.instance.in_flight == 0
         assert [model.in_use for model in rig.instance.cache.models] == [0]
 
 
 async def decoded(answer: Any) -> list[tuple[dict[str, Any], bytes]]:
     buffer = EventStreamBuffer()
-    async for frame in answer.frames:
-        buffer.add_data(frame)
+    with answer.frames as frames:
+        async for frame in frames:
+            buffer.add_data(frame)
     return [(message.headers, message.payload) for message in buffer]

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TypeVar
 
 from mme.platform import eventstream
-from mme.platform.containers import Container, ContainerGone, Reply
+from mme.platform.containers import Container, ContainerGone, Pieces, Reply
 from mme.platform.errors import AwsError, ModelError, ServiceUnavailable
 from mme.platform.faults import EXITED, TIMED_OUT, Faults
 from mme.platform.hosting import Endpoint, Hosting, Instance, Variant
@@ -31,11 +31,10 @@ _VARIANT = "x-Amzn-Invoked-Production-Variant"
 _NOT_RUN = ("Backend Python process is stopped.", "Model is not ready: ")
 _ATTEMPTS = 3  # a call that has not been run may be made again, after its model was reloaded or its container replaced
 
-
-Pieces = tuple[Mapping[str, str], AsyncGenerator[bytes, None]]
+Streamed = tuple[Mapping[str, str], Pieces]
 """The headers of a container's reply and its body, as it comes."""
 
-_Answered = TypeVar("_Answered", Reply, Reply | Pieces)
+_Answered = TypeVar("_Answered", Reply, Reply | Streamed)
 
 
 class Call:
@@ -115,14 +114,15 @@ class Call:
 
         return await self._asked_until_run(ask)
 
-    async def stream(self) -> Pieces:
-        """The container's reply piece by piece; `frames` must be used up or closed afterwards. Raises ModelError."""
+    async def stream(self) -> Streamed:
+        """The container's reply piece by piece; `frames` must be entered with the pieces. Raises ModelError."""
 
-        async def ask(container: Container, path: str) -> Reply | Pieces:
+        async def ask(container: Container, path: str) -> Reply | Streamed:
             status, headers, pieces = await container.invoke_stream(path, self.headers, self.body)
             if status < 400:
                 return headers, pieces
-            return Reply(status, headers, b"".join([piece async for piece in pieces]))
+            with contextlib.closing(pieces):
+                return Reply(status, headers, b"".join([piece async for piece in pieces]))
 
         answered = await self._asked_until_run(ask)
         if isinstance(answered, Reply):
@@ -155,25 +155,32 @@ class Call:
                     self.release()
         raise AssertionError("the last attempt returns or raises")
 
-    async def frames(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """The pieces as event stream messages, within the time a call may take."""
-        errors: tuple[str, ...] = ()
+    @contextlib.contextmanager
+    def frames(self, pieces: Pieces) -> Iterator[AsyncIterator[bytes]]:
+        """The pieces as event stream messages. Who leaves lets go of the model, whether anything was read or not."""
+        errors: list[str] = []
         try:
-            async with contextlib.aclosing(pieces):
-                while True:
-                    left_s = self.deadline - asyncio.get_running_loop().time()
-                    yield eventstream.payload_part(await asyncio.wait_for(anext(pieces), left_s))
-        except StopAsyncIteration:
-            return
-        except (TimeoutError, ContainerGone) as error:
-            errors = ("Invocation5XXErrors", "InvocationModelErrors")
-            code = "ModelInvocationTimeExceeded" if isinstance(error, TimeoutError) else "StreamBroken"
-            text = TIMED_OUT if isinstance(error, TimeoutError) else EXITED
-            yield eventstream.exception("ModelStreamError", text, {"ErrorCode": code})
+            with contextlib.closing(pieces):
+                yield self._messages(pieces, errors)
         finally:
             self._answered()
             self.release()
             self.count(*errors)
+
+    async def _messages(self, pieces: Pieces, errors: list[str]) -> AsyncIterator[bytes]:
+        """Within the time a call may take. `errors` gets what the last message tells of."""
+        arriving = aiter(pieces)
+        try:
+            while True:
+                left_s = self.deadline - asyncio.get_running_loop().time()
+                yield eventstream.payload_part(await asyncio.wait_for(anext(arriving), left_s))
+        except StopAsyncIteration:
+            return
+        except (TimeoutError, ContainerGone) as error:
+            errors += "Invocation5XXErrors", "InvocationModelErrors"
+            code = "ModelInvocationTimeExceeded" if isinstance(error, TimeoutError) else "StreamBroken"
+            text = TIMED_OUT if isinstance(error, TimeoutError) else EXITED
+            yield eventstream.exception("ModelStreamError", text, {"ErrorCode": code})
 
     def _answered(self) -> None:
         if self.asked is not None:

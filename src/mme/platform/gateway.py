@@ -7,7 +7,6 @@ everything else to moto.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
@@ -182,7 +181,7 @@ class Gateway:
             endpoint_name, request.headers, body, request_id
         )
         start = _answered(streamed.headers, request_id)
-        async with contextlib.aclosing(streamed.frames) as frames:
+        with streamed.frames as frames:
             await reply.begin(streamed.status, start)
             async for frame in frames:
                 await reply.piece(frame)

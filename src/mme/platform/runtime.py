@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from mme.platform.calls import Call
@@ -24,11 +25,12 @@ class InvokeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class StreamAnswer:
-    """`frames` are event stream messages, one for each piece of the model's answer. To be read to the end or closed."""
+    """`frames` are event stream messages, one for each piece of the model's answer. The model is in use until they are
+    left."""
 
     status: int
     headers: dict[str, str]
-    frames: AsyncGenerator[bytes, None]
+    frames: AbstractContextManager[AsyncIterator[bytes]]
 
 
 class Runtime:

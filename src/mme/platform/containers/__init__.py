@@ -10,6 +10,7 @@ from mme.platform.containers.container import (
     ContainerError,
     ContainerGone,
     ContainerStartFailed,
+    Pieces,
     Reply,
 )
 from mme.platform.containers.kinds import KINDS, ContainerKind, ContainerSpec, Launch, kind_named, sweep_docker
@@ -23,6 +24,7 @@ __all__ = [
     "ContainerSpec",
     "ContainerStartFailed",
     "Launch",
+    "Pieces",
     "Reply",
     "kind_named",
     "sweep_docker",

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,25 @@ class Reply:
             return text
         message = parsed.get("message") if isinstance(parsed, dict) else None
         return message if isinstance(message, str) else text
+
+
+class Pieces:
+    """The body of a container's reply as it arrives. To be closed, whether it was read or not."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece, _ in self._response.content.iter_chunks():
+                if piece:
+                    yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            raise ContainerGone(f"the container closed the connection: {error}", is_sent=True) from error
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._response.close()
 
 
 class Container:
@@ -261,8 +280,8 @@ class Container:
 
     async def invoke_stream(
         self, path: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, Mapping[str, str], AsyncGenerator[bytes, None]]:
-        """As `invoke`, with the body as it arrives. The iterator must be read to its end or closed (`aclose`)."""
+    ) -> tuple[int, Mapping[str, str], Pieces]:
+        """As `invoke`, with the body as it arrives, which the caller must close."""
         assert self._session is not None
         try:
             response = await self._session.post(path, headers=headers, data=body)
@@ -270,18 +289,7 @@ class Container:
             raise ContainerGone(f"the container refuses connections: {error}", is_sent=False) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ContainerGone(f"the container closed the connection: {error}", is_sent=True) from error
-
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            try:
-                async for piece, _ in response.content.iter_chunks():
-                    if piece:
-                        yield piece
-            except (aiohttp.ClientError, OSError) as error:
-                raise ContainerGone(f"the container closed the connection: {error}", is_sent=True) from error
-            finally:
-                response.close()
-
-        return response.status, _lower(response), pieces()
+        return response.status, _lower(response), Pieces(response)
 
 
 def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
