@@ -353,8 +353,44 @@ def test_a_stream_is_chunked_and_a_broken_one_is_cut_off() -> None:
     converse(handle, talk)
 
 
-def test_a_client_that_does_not_read_stops_the_stream_and_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_ended", [False, True], ids=["open", "half-closed"])
+def test_a_client_that_does_not_read_stops_the_stream_and_is_left_in_time(
+    monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
     monkeypatch.setattr(http, "WRITE_TIMEOUT_S", 0.0)
+    flow: list[bool] = []
+    streams: list[Exchange] = []
+
+    def handle(exchange: Exchange) -> None:
+        exchange.on_flow = flow.append
+        streams.append(exchange)
+        exchange.begin(200)
+
+    async def talk(peer: Peer) -> None:
+        gone = asyncio.Event()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        peer.send(post(b""))
+        while not streams:
+            await asyncio.sleep(0.001)
+        streams[0].on_gone = gone.set
+        if has_ended:
+            (connection,) = peer.server.connections
+            peer.writer.write_eof()
+            while not connection._has_ended:
+                await asyncio.sleep(0.001)
+        for _ in range(1000):
+            if flow:
+                break
+            streams[0].piece(b"x" * 100_000)
+            await asyncio.sleep(0)
+        assert flow == [False]
+        await asyncio.wait_for(gone.wait(), DEADLINE_S)
+        assert flow == [False, True], "what was held back for it is let go"
+
+    converse(handle, talk)
+
+
+def test_a_client_that_leaves_a_stream_that_was_held_back_for_it_lets_it_go_on() -> None:
     flow: list[bool] = []
     streams: list[Exchange] = []
 
@@ -373,8 +409,10 @@ def test_a_client_that_does_not_read_stops_the_stream_and_is_left_in_time(monkey
         while not flow:
             streams[0].piece(b"x" * 100_000)
             await asyncio.sleep(0)
-        assert flow == [False]
+        peer.writer.transport.abort()
         await asyncio.wait_for(gone.wait(), DEADLINE_S)
+        assert flow == [False, True]
+        streams[0].piece(b"for nobody")
 
     converse(handle, talk)
 

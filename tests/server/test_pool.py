@@ -373,6 +373,64 @@ def test_a_stream_that_stalls_is_cut_off_and_its_worker_replaced(tmp_path: Path)
     with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
 
 
+LONG = """\
+import os
+from djl_python import Output
+
+def handle(inputs):
+    if inputs.is_empty():
+        return None
+    if inputs.get_as_string() != "long":
+        return Output().add(f"x {os.getpid()}")
+    return Output().add_stream_content(iter(["x" * 1_000_000] * 50), output_formatter=None)
+"""
+
+
+async def held_back(pool: Pool) -> Asked:
+    """A call whose client takes no more of what is streamed than its head."""
+    asked = Asked(pool, "long")
+    begun = asyncio.Event()
+
+    def write(data: bytes) -> None:
+        assert asked.exchange.on_flow is not None
+        asked.exchange.on_flow(False)
+        begun.set()
+
+    asked.wire.write = write  # type: ignore[method-assign]
+    await asyncio.wait_for(begun.wait(), DEADLINE_S)
+    return asked
+
+
+def test_a_client_that_leaves_a_stream_it_did_not_take_keeps_no_worker(tmp_path: Path) -> None:
+    async def test(pool: Pool) -> None:
+        pid = await Asked(pool, "x").pid()
+        asked = await held_back(pool)
+        asked.leave()
+        assert await Asked(pool, "x").pid() == pid
+
+    with_pool(tmp_path, test, handler=LONG, max_workers=1)
+
+
+def test_the_time_in_which_a_client_takes_nothing_is_not_its_workers(tmp_path: Path) -> None:
+    async def test(pool: Pool) -> None:
+        asked = await held_back(pool)
+        await asyncio.sleep(2 * pool.config.predict_timeout_s)
+        del asked.wire.write
+        assert asked.exchange.on_flow is not None
+        asked.exchange.on_flow(True)
+        assert await asked.answer() != "cut off"
+
+    with_pool(tmp_path, test, handler=LONG, max_workers=1, predict_timeout_s=1)
+
+
+def test_an_async_handlers_call_is_answered_beside_a_stream_that_is_held_back(tmp_path: Path) -> None:
+    async def test(pool: Pool) -> None:
+        await held_back(pool)
+        await Asked(pool, "x").pid()
+
+    with_pool(tmp_path, test, handler=LONG.replace("def handle", "async def handle"), max_workers=1, async_mode=True)
+
+
 BATCHES = """\
 from djl_python import Output
 

@@ -73,6 +73,7 @@ class Worker:
         self._init: asyncio.Future[frames.Header] | None = None
         self._has_imported = False
         self._is_lost = False
+        self._is_held = False  # what it streams stays in its socket, and its time doesn't pass
         self._timer: asyncio.TimerHandle | None = None
         self._ahead = Ahead(self._socket)
         self._has_taken = False  # the next of what it was handed ahead, as it says before its answer
@@ -119,6 +120,8 @@ class Worker:
         if not self._send(_request({"id": flight.number, "op": "invoke"}, calls, handler)):
             return False
         self._begin(flight)
+        if self._is_held:
+            self._flow(True)
         return True
 
     def _begin(self, flight: Flight) -> None:
@@ -290,13 +293,18 @@ class Worker:
             return
         if is_flowing:
             self._loop.add_reader(self._socket, self._readable)
+            if self._is_held:
+                self._is_held = False
+                for flight in self.flights.values():
+                    self._begin(flight)
         elif len(self.flights) == 1:
             self._loop.remove_reader(self._socket)
+            self._is_held = True
 
     def _check_time(self) -> None:
         """One timer for all calls: it looks again when the next of them could be late."""
         self._timer = None
-        if self.flights:
+        if self.flights and not self._is_held:
             earliest = min(flight.deadline for flight in self.flights.values())
             if earliest <= self._loop.time():
                 self._lose(WorkerFailed(TIMED_OUT))

@@ -43,7 +43,7 @@ class Exchange:
 
     If the client leaves first, `on_gone` is called and answering does nothing from then on; where work on the answer
     hasn't begun (`is_waiting`), a client that has stopped sending counts as one that has left. While a client doesn't
-    keep up with the pieces, `on_flow(False)` asks to hold them back, and `on_flow(True)` ends that.
+    keep up with the pieces, `on_flow(False)` asks to hold them back; `on_flow(True)` ends that, as its leaving does.
     """
 
     __slots__ = (
@@ -108,7 +108,9 @@ class Exchange:
 
     def gone(self) -> None:
         self._wire = None
-        on_gone, self.on_gone, self.on_flow = self.on_gone, None, None
+        on_gone, on_flow, self.on_gone, self.on_flow = self.on_gone, self.on_flow, None, None
+        if on_flow is not None:  # what was held back for this client is held back for nobody now
+            on_flow(True)
         if on_gone is not None:
             on_gone()
 

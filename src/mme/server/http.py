@@ -236,11 +236,11 @@ class Connection(asyncio.Protocol):
 
     def _flow(self) -> None:
         """Read no further ahead than a few requests, and not while the client doesn't take its answers."""
-        if self._transport is None or self._is_closing:
+        if self._transport is None:
             return
         is_reading = self._is_flowing and len(self._waiting) < _MAX_WAITING
         is_reading = is_reading and sum(len(each.body) for each, _ in self._waiting) < _MAX_WAITING_BYTES
-        if is_reading != self._is_reading:
+        if is_reading != self._is_reading and not self._is_closing:
             self._is_reading = is_reading
             if is_reading:
                 self._transport.resume_reading()
