@@ -9,6 +9,7 @@ meets the test: `events.jsonl` gets a line for each load, unload and call, gates
     load_status     the status of a load, with `load_message`; 200 is the default
     load_gate       a load writes FOLDER/<gate>.reached and goes on when FOLDER/<gate> exists
     invoke_gate     the same for calls
+    unload_gate     the same for unloads
     invoke_status   the status of a call, with the body `invoke_body`
     exit_in         "load" or "invoke": the container ends there, with os._exit
     size            how much of STAND_IN_CAPACITY it takes; 1 is the default
@@ -86,6 +87,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         name = self.path.removeprefix("/models/")
+        wait_for_gate(loaded.get(name, {}).get("unload_gate"))
         with lock:
             known = loaded.pop(name, None)
             if known is not None and "frees_after_s" in known:

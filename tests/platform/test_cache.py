@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import resource
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -87,6 +89,50 @@ async def test_a_model_that_never_fits_gets_the_containers_507_and_an_empty_inst
             await rig.ask("huge.tar.gz")
         assert caught.value.members["OriginalStatusCode"] == 507
         assert (await rig.ask("a.tar.gz"))["answer"] == "a.tar.gz"
+
+
+@pytest.mark.parametrize(("options", "left"), [({}, "disk"), ({"instance_disk_mb": 1}, "s3")])
+async def test_an_eviction_ends_though_the_load_that_it_was_for_ran_out_of_time(
+    rig: Any, options: dict[str, int], left: str
+) -> None:
+    ballast = "".join(chr(33 + (n * n + n // 7) % 90) for n in range(600_000))
+    rig.put("a.tar.gz", unload_gate="gate", ballast=ballast)
+    rig.put("b.tar.gz", ballast=ballast)
+    async with rig.up(rig.plan(environment={"STAND_IN_CAPACITY": "1"}), **options):
+        await rig.ask("a.tar.gz")
+        with out_of_time(rig):
+            with pytest.raises(ModelError, match="b.tar.gz was not loaded within"):
+                await rig.ask("b.tar.gz")
+        rig.open("gate")
+        async with asyncio.timeout(20):
+            assert (await rig.ask("b.tar.gz"))["answer"] == "b.tar.gz"
+        assert rig.where("a.tar.gz") == left
+
+
+async def test_a_reload_that_runs_out_of_time_at_its_unload_keeps_no_other_model_out(rig: Any) -> None:
+    rig.put("a.tar.gz", unload_gate="gate")
+    rig.put("b.tar.gz")
+    async with rig.up(rig.plan(environment={"STAND_IN_CAPACITY": "1"})):
+        await rig.ask("a.tar.gz")
+        rig.open("stop_a.tar.gz")
+        with out_of_time(rig):
+            reloading = asyncio.create_task(rig.ask("a.tar.gz"))
+            await rig.reached("gate")
+            await rig.until(lambda: rig.where("a.tar.gz") != "unloading")
+        rig.open("gate")
+        with pytest.raises(ModelError, match="a.tar.gz was not loaded within"):
+            await reloading
+        async with asyncio.timeout(20):
+            assert (await rig.ask("b.tar.gz"))["answer"] == "b.tar.gz"
+
+
+@contextlib.contextmanager
+def out_of_time(rig: Any) -> Iterator[None]:
+    """No load takes long meanwhile, or it is given up."""
+    cache = rig.instance.cache
+    usual_s, cache._load_timeout_s = cache._load_timeout_s, 0.5
+    yield
+    cache._load_timeout_s = usual_s
 
 
 async def test_an_unknown_model_evicts_nothing(rig: Any) -> None:

@@ -251,7 +251,8 @@ class ModelCache:
                 unused_s, size_mb = time.monotonic() - victim.last_used, victim.memory_mb
                 log.info("%s leaves memory, unused for %.1f s", victim.target, unused_s)
                 container = await self._containers.ready()
-                await self._models.change(victim, self._unload(victim, container))
+                # Whose load runs out of time must not cut the unload of another model off.
+                await asyncio.shield(self._models.change(victim, self._unload(victim, container)))
                 self._tell(Happening("evicted", victim.target, unused_s, size_mb, wanted.target))
                 await asyncio.sleep(container.memory_lag_s)
                 return True
@@ -270,6 +271,9 @@ class ModelCache:
         except ContainerGone:
             model.where, model.is_broken = Where.DISK, False
             return
+        except asyncio.CancelledError:
+            model.where, model.is_broken = Where.MEMORY, True  # or no longer: the next unload will tell
+            raise
         except TimeoutError:
             model.where, model.is_broken = Where.MEMORY, True
             raise LoadRefused(504, f"the container did not unload {model.target} in time") from None

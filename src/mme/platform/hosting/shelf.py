@@ -84,6 +84,7 @@ class Shelf:
                 raise DiskFull(f"{at} takes {size_bytes} bytes of disk; {free} are free and the rest is in use")
             victim = min(victims, key=lambda other: other.last_used)
             size_mb = victim.key.unpacked_bytes / 2**20 if victim.key else None
-            await self._models.change(victim, self._discard(victim))
+            # Whose load runs out of time must not cut the unload of another model off.
+            await asyncio.shield(self._models.change(victim, self._discard(victim)))
             self._tell(Happening("removed", victim.target, time.monotonic() - victim.last_used, size_mb))
         self._arriving[model.id] = size_bytes
