@@ -236,6 +236,95 @@ def test_a_part_is_copied_of_the_object_that_is_meant_and_for_who_has_the_keys(p
     kept.abort_multipart_upload(Bucket=BUCKET, Key="parted", UploadId=upload)
 
 
+def keys_in(bucket: Any, prefix: str) -> list[str]:
+    return [one["Key"] for one in bucket.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+
+
+def test_an_empty_folder_is_answered_and_leaves_its_prefix_usable(bucket: Any) -> None:
+    where = {"Bucket": BUCKET, "Key": "consoles/new/"}
+    put = bucket.put_object(**where)
+    assert put["ETag"] == f'"{hashlib.md5(b"").hexdigest()}"'
+    assert keys_in(bucket, "consoles/") == []
+    bucket.put_object(Bucket=BUCKET, Key="consoles/new/one.tar.gz", Body=BYTES)
+    assert bucket.put_object(**where, Body=b"")["ETag"] == put["ETag"]
+    assert code_of(lambda: bucket.get_object(**where)) == "NoSuchKey"
+    assert code_of(lambda: bucket.head_object(**where)) == "404"
+    bucket.delete_object(**where)
+    assert keys_in(bucket, "consoles/") == ["consoles/new/one.tar.gz"]
+    assert code_of(lambda: bucket.put_object(Bucket="no-such-bucket", Key="folder/")) == "NoSuchBucket"
+    assert code_of(lambda: bucket.delete_object(Bucket="no-such-bucket", Key="folder/")) == "NoSuchBucket"
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "code"),
+    [
+        ("put_object", {"Body": b"bytes"}, "NotImplemented"),
+        ("copy_object", {"CopySource": f"{BUCKET}/kept"}, "NotImplemented"),
+        ("create_multipart_upload", {}, "NotImplemented"),
+        ("get_object", {}, "NoSuchKey"),
+        ("head_object", {}, "404"),
+        ("delete_objects", {"Delete": {"Objects": [{"Key": "kept"}, {"Key": "a-folder/"}]}}, "InvalidRequest"),
+    ],
+)
+def test_no_object_has_the_key_of_a_folder(kept: Any, operation: str, arguments: dict[str, Any], code: str) -> None:
+    where = {"Bucket": BUCKET} | ({} if operation == "delete_objects" else {"Key": "a-folder/"})
+    assert code_of(lambda: getattr(kept, operation)(**where, **arguments)) == code
+    assert keys_in(kept, "a-folder") == []
+    assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES
+
+
+def test_an_object_is_not_taken_for_the_folder_of_its_name(kept: Any) -> None:
+    for key in ("kept/", "kept/below"):
+        where = {"Bucket": BUCKET, "Key": key}
+        for read, code in ((kept.get_object, "NoSuchKey"), (kept.head_object, "404")):
+            assert code_of(lambda: read(**where)) == code  # noqa: B023
+        assert code_of(lambda: kept.copy_object(Bucket=BUCKET, Key="copy", CopySource=where)) == "NoSuchKey"  # noqa: B023
+        kept.delete_object(**where)
+        many = {"Objects": [{"Key": key}]}
+        assert code_of(lambda: kept.delete_objects(Bucket=BUCKET, Delete=many)) == "InvalidRequest"  # noqa: B023
+    assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("kept/below", "'kept' is an object"),
+        ("kept/further/below", "'kept' is an object"),
+        ("above", "'above/' is a folder"),
+        ("n" * 256, "longer than the 255 bytes of a file's name"),
+    ],
+)
+def test_a_key_that_no_file_can_have_is_refused_by_name_and_changes_nothing(kept: Any, key: str, words: str) -> None:
+    kept.put_object(Bucket=BUCKET, Key="above/object", Body=BYTES)
+    where = {"Bucket": BUCKET, "Key": key}
+    for write in (
+        lambda: kept.put_object(**where),
+        lambda: kept.copy_object(**where, CopySource=f"{BUCKET}/kept"),
+        lambda: kept.create_multipart_upload(**where),
+    ):
+        with pytest.raises(ClientError, match=words) as refused:
+            write()
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    kept.delete_object(**where)
+    for each in ("kept", "above/object"):
+        assert kept.get_object(Bucket=BUCKET, Key=each)["Body"].read() == BYTES
+    assert keys_in(kept, "n") == []
+
+
+def test_an_upload_in_parts_is_not_completed_under_a_key_that_was_taken_meanwhile(kept: Any) -> None:
+    where = {"Bucket": BUCKET, "Key": "meanwhile"}
+    upload = kept.create_multipart_upload(**where)["UploadId"]
+    part = kept.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"x")["ETag"]
+    kept.put_object(Bucket=BUCKET, Key="meanwhile/object", Body=BYTES)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    assert (
+        code_of(lambda: kept.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts))
+        == "InvalidRequest"
+    )
+    kept.abort_multipart_upload(**where, UploadId=upload)
+    assert kept.get_object(Bucket=BUCKET, Key="meanwhile/object")["Body"].read() == BYTES
+
+
 def test_a_bucket_that_is_not_empty_stays(kept: Any) -> None:
     assert code_of(lambda: kept.delete_bucket(Bucket=BUCKET)) == "BucketNotEmpty"
     assert kept.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == BYTES

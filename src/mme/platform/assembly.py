@@ -21,6 +21,7 @@ from mme.platform.backing import Service
 from mme.platform.config import RUNNING_FILE, ObjectStore, PlatformConfig
 from mme.platform.control import Catalog
 from mme.platform.endpoints import Endpoints
+from mme.platform.files import Files
 from mme.platform.front import Front
 from mme.platform.hosting import Hosting
 from mme.platform.journal import Journal
@@ -145,7 +146,7 @@ class Platform:
                 self._store, Keyring(self._store, self._aws, session, self._state), is_checked=self._is_checked
             ),
             objects=self._objects,
-            kept_objects=Objects(session, self._store, self._state),
+            kept_objects=Objects(session, self._store, Files(self._config.home / "objects"), self._state),
             aws=self._aws,
             journal=Journal(self._state),
             session=session,

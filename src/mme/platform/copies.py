@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import aiohttp
 from yarl import URL
 
-from mme.platform import signing
+from mme.platform import s3, signing
 from mme.platform.config import ObjectStore
 from mme.platform.errors import AwsError
 from mme.platform.messages import Request
@@ -26,7 +26,7 @@ class PreconditionFailed(AwsError):
 async def copy_part(session: aiohttp.ClientSession, store: ObjectStore, request: Request) -> Answer:
     """UploadPartCopy: S3's answer, or the store's where it refuses.
 
-    Raises PreconditionFailed for a source that is another one than the caller thinks, and UpstreamGone.
+    Raises NoSuchKey, PreconditionFailed for a source that is another one than the caller thinks, and UpstreamGone.
     """
     source = path_of(*source_of(request))
     asked = request.headers.get("x-amz-copy-source-range")
@@ -51,8 +51,10 @@ async def copy_part(session: aiohttp.ClientSession, store: ObjectStore, request:
 
 
 def source_of(request: Request) -> tuple[str, str]:
-    """Bucket and key of what is to be copied."""
+    """Bucket and key of what is to be copied. Raises NoSuchKey for a key that no object has."""
     bucket, _, key = unquote(request.headers["x-amz-copy-source"]).lstrip("/").partition("/")
+    if key.endswith("/"):
+        raise s3.NoSuchKey(f"The specified key {key!r} does not exist")
     return bucket, key
 
 

@@ -6,6 +6,7 @@ asked for bytes, and what is said of them is ours, for as long as they have the 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -16,12 +17,13 @@ import aiohttp
 
 from mme.platform import copies, proxy, s3
 from mme.platform.config import ObjectStore
-from mme.platform.errors import AwsError
+from mme.platform.files import Files
 from mme.platform.messages import Reply, Request
 from mme.platform.proxy import Answer, Shown, UpstreamGone, passed_back, shown_all
 from mme.platform.state import State
 
 _XML_LIMIT_BYTES = 8 << 20  # of CompleteMultipartUpload with 10,000 parts, of DeleteObjects with 1,000 keys
+_ETAG_OF_NOTHING = f'"{hashlib.md5(b"").hexdigest()}"'
 _TYPE = "binary/octet-stream"  # what S3 calls an object that nobody gave a type
 _SAID = {
     "cache-control",
@@ -47,37 +49,42 @@ _OF_THE_STORE = {
 }
 
 
-class InvalidRequest(AwsError):
-    code = "InvalidRequest"
-    status = 400
-
-
 class Objects:
     """The objects of the store, as S3 would show them. Belongs to one event loop."""
 
-    def __init__(self, session: aiohttp.ClientSession, store: ObjectStore, state: State) -> None:
+    def __init__(self, session: aiohttp.ClientSession, store: ObjectStore, files: Files, state: State) -> None:
         self._session = session
         self._store = store
+        self._files = files
         self._state = state
         self._uploads: dict[str, dict[str, str]] = {}  # said when an upload in parts began; it ends with the store
 
     async def answer(self, request: Request, reply: Reply) -> None:
         """Answer a call that `s3.place` gives to the objects. What is said of one is kept before its answer goes out.
 
-        Raises InvalidRequest, UpstreamGone.
+        Raises UpstreamGone, and what `s3` has for calls that can't be.
         """
         one = s3.call(request.method, request.path, request.query, request.headers)
         whole: Answer | None = None
         shown: Shown = shown_all
+        if one.key and one.method in ("PUT", "POST"):
+            self._files.check(one.bucket, one.key)
         match one.method:
             case "POST":
                 whole = await self._post(one, request)
+            case "PUT" if one.key.endswith("/"):
+                whole = await self._put_folder(one, request)
             case "PUT" if "x-amz-copy-source" in one.headers:
                 whole = await self._copy(one, request)
             case "PUT" if "uploadId" not in one.query:
                 shown = partial(self._put, one)
+            case "DELETE" if "uploadId" not in one.query and not self._files.is_free(one.bucket, one.key):
+                self._files.check_bucket(one.bucket)
+                whole = Answer(204, [], b"")
             case "DELETE":
                 shown = partial(self._deleted, one)
+            case "GET" | "HEAD" if one.key.endswith("/"):
+                raise s3.NoSuchKey(f"The specified key {one.key!r} does not exist")
             case "GET" | "HEAD" if one.key:
                 shown = partial(self._shown, one)
         if whole is None:
@@ -87,6 +94,17 @@ class Objects:
 
     def forget_bucket(self, bucket: str) -> None:
         self._state.forget_bucket(bucket)
+
+    async def _put_folder(self, one: s3.Call, request: Request) -> Answer:
+        """What makes a folder in a console: nothing, since here one is there as soon as there are objects under it.
+
+        Raises NotImplementedHere if it has bytes.
+        """
+        self._files.check_bucket(one.bucket)
+        if one.headers.get("x-amz-decoded-content-length", str(request.body.length)) != "0":
+            raise s3.folder_refusal(one.key)
+        await request.body.whole(_XML_LIMIT_BYTES)
+        return Answer(200, [("etag", _ETAG_OF_NOTHING), ("content-length", "0")], b"")
 
     def _shown(self, one: s3.Call, answer: aiohttp.ClientResponse) -> tuple[int, list[tuple[str, str]]]:
         if answer.status not in (200, 304):
@@ -120,12 +138,17 @@ class Objects:
     async def _post(self, one: s3.Call, request: Request) -> Answer:
         """DeleteObjects, or the begin or end of an upload in parts."""
         body = await request.body.whole(_XML_LIMIT_BYTES)
+        deleted = _keys_in(body) if "delete" in one.query else []
+        for key in deleted:
+            if not self._files.is_free(one.bucket, key):
+                raise s3.InvalidRequest(
+                    f"the local S3 keeps objects as files, and none has the key {key!r}; leave it out of DeleteObjects"
+                )
         answer = await proxy.exchange(self._session, self._store.s3_url, request, body)
         if answer.status != 200:
             return answer
         if "delete" in one.query:
-            keys = ElementTree.fromstring(body).iterfind("{*}Object/{*}Key")
-            self._state.forget_objects(one.bucket, [key.text or "" for key in keys])
+            self._state.forget_objects(one.bucket, deleted)
         elif "uploads" in one.query:
             upload = ElementTree.fromstring(answer.body).findtext("{*}UploadId", "")
             self._uploads[upload] = _said(one.headers)
@@ -139,7 +162,7 @@ class Objects:
         source = copies.source_of(request)
         is_replaced = one.headers.get("x-amz-metadata-directive", "COPY").upper() == "REPLACE"
         if source == (one.bucket, one.key) and not is_replaced:
-            raise InvalidRequest(
+            raise s3.InvalidRequest(
                 "This copy request is illegal because it is trying to copy an object to itself without changing the "
                 "object's metadata, storage class, website redirect location or encryption attributes."
             )
@@ -164,6 +187,14 @@ class Objects:
                 return _etag(answer)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UpstreamGone(str(error)) from error
+
+
+def _keys_in(deletion: bytes) -> list[str]:
+    try:
+        keys = ElementTree.fromstring(deletion).iterfind("{*}Object/{*}Key")
+    except ElementTree.ParseError as error:
+        raise s3.MalformedXML(f"the body of DeleteObjects is no XML: {error}") from None
+    return [key.text or "" for key in keys]
 
 
 def _is_unchanged(one: s3.Call, answer: aiohttp.ClientResponse) -> bool:
@@ -191,7 +222,7 @@ def _date(one: s3.Call, header: str) -> datetime:
     try:
         return parsedate_to_datetime(one.headers[header])
     except ValueError:
-        raise InvalidRequest(f"{header}: {one.headers[header]!r} is no date of HTTP") from None
+        raise s3.InvalidRequest(f"{header}: {one.headers[header]!r} is no date of HTTP") from None
 
 
 def _etag(answer: aiohttp.ClientResponse) -> str:

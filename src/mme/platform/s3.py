@@ -87,6 +87,24 @@ class NotImplementedHere(AwsError):
     status = 501
 
 
+class InvalidRequest(AwsError):
+    code = "InvalidRequest"
+
+
+class MalformedXML(AwsError):
+    code = "MalformedXML"
+
+
+class NoSuchBucket(AwsError):
+    code = "NoSuchBucket"
+    status = 404
+
+
+class NoSuchKey(AwsError):
+    code = "NoSuchKey"
+    status = 404
+
+
 @dataclass(frozen=True)
 class Call:
     """An S3 call in path style, as far as it matters here: `key` is empty for one about the bucket."""
@@ -123,6 +141,8 @@ def place(one: Call) -> Place:
         raise _refusal(one, query)
     if one.query.get("delimiter", "/") not in ("", "/"):
         raise NotImplementedHere(f"the local S3 lists by the delimiter '/' only, not by {one.query['delimiter']!r}")
+    if one.key.endswith("/") and (one.method == "POST" or "x-amz-copy-source" in one.headers):
+        raise folder_refusal(one.key)
     if {"partNumber", "uploadId"} <= query and "x-amz-copy-source" in one.headers:
         _refuse_unheeded(one, heeded=("x-amz-copy-source-if-match",))
         return "copy of a part"
@@ -137,6 +157,13 @@ def _refuse_unheeded(one: Call, heeded: tuple[str, ...] = ()) -> None:
             raise NotImplementedHere(f"the local S3 does not support {what}; leave {header} out, or use AWS")
     if "x-amz-copy-source" in one.headers and "versionId=" in one.headers["x-amz-copy-source"]:
         raise NotImplementedHere("the local S3 has no versions of objects; leave versionId out")
+
+
+def folder_refusal(key: str) -> NotImplementedHere:
+    return NotImplementedHere(
+        f"the local S3 keeps objects as files, so none can have the key {key!r}; put its bytes under a key without the "
+        "last '/'"
+    )
 
 
 def _refusal(one: Call, query: set[str]) -> NotImplementedHere:
