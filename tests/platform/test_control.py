@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,27 @@ async def test_tags_are_added_replaced_listed_and_deleted(plane: Plane) -> None:
     assert (await plane.call("ListTags", ResourceArn=arn))["Tags"] == []
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "arn:aws:sagemaker:eu-west-1:000000000000",
+        "arn:aws:sagemaker:us-east-1:000000000001",
+        ARN.replace("aws", "aws-cn", 1),
+    ],
+)
+@pytest.mark.parametrize(
+    ("operation", "more"),
+    [("AddTags", {"Tags": [{"Key": "a", "Value": "b"}]}), ("ListTags", {}), ("DeleteTags", {"TagKeys": ["a"]})],
+)
+async def test_tags_of_another_region_or_account_are_not_found(
+    plane: Plane, place: str, operation: str, more: dict[str, Any]
+) -> None:
+    await plane.model("M")
+    arn = f"{place}:model/m"
+    assert f'Could not find model "{arn}".' in await plane.fault(operation, ResourceArn=arn, **more)
+    await plane.call(operation, ResourceArn=f"{ARN}:model/M", **more)
+
+
 async def test_an_endpoint_is_created_while_its_fleet_comes_up(plane: Plane) -> None:
     await plane.model()
     await plane.config()
@@ -499,6 +522,19 @@ async def test_lists_are_sorted_filtered_and_paged(plane: Plane) -> None:
     assert "NextToken" not in second
     for token in ("nonsense", first["NextToken"]):
         assert "repeat it without a token" in await plane.fault("ListModels", NextToken=token)
+
+
+@pytest.mark.parametrize("sort_by", ["CreationTime", "Name"])
+async def test_a_token_that_no_list_gave_is_refused(plane: Plane, sort_by: str) -> None:
+    await plane.model("one")
+    faulty = ([True, "m"], [None, "m"], [[9.9], "m"], [{}, "m"], [9, "m"], [9.9, 9], [9.9, None], ["m", 9.9], [9.9], [])
+    texts = [json.dumps([sort_by, True, *place]) for place in faulty]
+    texts += ["null", "1", '"abcd"', '{"a": 1, "b": 2, "c": 3, "d": 4}', "[[], {}, [], {}]", "[" * 6000, "\xff"]
+    texts += [json.dumps([sort_by, 1, 9.9, "m"]), json.dumps([[sort_by], True, 9.9, "m"])]
+    for text in texts:
+        token = base64.urlsafe_b64encode(text.encode("latin-1")).decode()
+        fault = await plane.fault("ListModels", SortBy=sort_by, NextToken=token)
+        assert "repeat it without a token" in fault, text
 
 
 async def test_endpoints_are_listed_by_status(plane: Plane) -> None:

@@ -174,10 +174,12 @@ class Catalog:
         return {}
 
     def _tags(self, arn: str) -> dict[str, str]:
-        """The tags of the resource with this ARN; raises as the resource's Describe does when there is none."""
+        """The tags of the resource with this ARN; raises as its Describe does when there is none in this account."""
         kind, _, name = arn.split(":", 5)[5].partition("/")
         if kind not in WORDS:
             raise UnsupportedOperation(f"{arn} is a {kind}; this platform has only {', '.join(WORDS)}")
+        if arn.lower() != self._resources.arn(kind, name).lower():
+            raise ValidationException(f'Could not find {WORDS[kind]} "{arn}".')
         self._resources.get(kind, name)
         return self._state.get(TAGS, arn) or {}
 

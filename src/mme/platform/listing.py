@@ -56,9 +56,11 @@ def _token(place: tuple[Any, str], sort_member: str, descending: bool) -> str:
 def _read_token(token: str, sort_member: str, descending: bool) -> tuple[Any, str]:
     try:
         member, was_descending, value, name = json.loads(base64.urlsafe_b64decode(token))
-    except (binascii.Error, ValueError, TypeError):
-        member = None
-    if member != sort_member or was_descending != descending:
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        member = value = name = None
+    kind = float if sort_member == "CreationTime" else str
+    is_place = isinstance(value, kind) and isinstance(name, str)
+    if not is_place or member != sort_member or was_descending is not descending:
         raise ValidationException(
             f"NextToken {token!r} was not given by this operation with this order; repeat it without a token"
         )
