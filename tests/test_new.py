@@ -82,6 +82,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     encoded = make_column_transformer((OneHotEncoder(), ["species"]), remainder="passthrough")
     weighing = make_pipeline(encoded, LinearRegression())
     joblib.dump(weighing.fit(penguins[[*COLUMNS.values()]], penguins["body_mass_g"]), folder / "penguins.joblib")
+    joblib.dump(LinearRegression(), folder / "unfitted.joblib")
     words = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["as good as new", "it broke"], ["glad", "sad"])
     joblib.dump(words, folder / "words.joblib")
     skops.io.dump(ExtraTreesClassifier(3).fit(IRIS.data, IRIS.target), folder / "forest.skops")
@@ -201,6 +202,13 @@ def test_a_model_is_asked_the_users_records_or_as_many_as_it_takes(models, kind,
         ("scikit-learn", "iris.joblib", [True], "takes rows of numbers"),
         ("scikit-learn", "iris.joblib", ["a"], r"can't be asked \[\"a\"\]: .*; give a record that it understands"),
         ("scikit-learn", "penguins.joblib", {"species": "Adelie"}, "and the example lacks flipper_mm"),
+        ("scikit-learn", "penguins.joblib", [1, 2], r"""--example '{"species": "Adelie", "flipper_mm": 1}'$"""),
+        ("scikit-learn", "penguins.joblib", ["Adelie", 2], "it takes columns by name: --example"),
+        ("scikit-learn", "penguins.joblib", "Adelie", "it takes columns by name: --example"),
+        ("scikit-learn", "words.joblib", [1, 2], "doesn't say how many numbers it takes; if it takes texts: --example"),
+        ("scikit-learn", "unfitted.joblib", None, "it isn't fitted; fit it and save it again$"),
+        ("scikit-learn", "unfitted.joblib", [1, 2], "it isn't fitted; fit it and save it again$"),
+        ("scikit-learn", "unfitted.joblib", {"species": "Adelie"}, "it isn't fitted; fit it and save it again$"),
         ("scikit-learn", "notes.txt", None, "notes.txt can't be loaded: "),
         ("TorchScript", "network.pt", None, r"doesn't say what it takes: give a record .*--example '\[1, 2, 3\]'"),
         ("TorchScript", "network.pt", [1], r"can't be asked \[\[1\]\]: .*shapes cannot be multiplied"),

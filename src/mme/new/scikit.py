@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,10 @@ from typing import Any
 
 from mme.new.loaded import WRITE_IT, Loaded, Unfit, counted, listed, memory_mb, rows_of, type_of
 from mme.new.probe import Question
+
+
+class _Unfitted(Unfit):
+    """Nothing can be asked of it, whatever it is given."""
 
 
 def scikit_learn(question: Question) -> Loaded:
@@ -59,37 +65,53 @@ def _load(question: Question) -> Any:
 def _records(model: Any, example: Any, width: int | None, names: list[str]) -> tuple[str, list[Any]]:
     """What the model takes, in a word, and records of it: the user's, or some that are made up."""
     given = example if isinstance(example, list) and example else [example]
-    if isinstance(given[0], str):
-        return "text", given
     if isinstance(given[0], dict):
         return "column", given
+    if names and not any(_answers(model, rows, width) for rows in (None, example)):
+        records = [_made_up(model, names, place) for place in (0, -1)]
+        if example is not None:
+            raise Unfit(f"it takes columns by name: --example {shlex.quote(json.dumps(records[0]))}")
+        return "column", records
+    if isinstance(given[0], str):
+        return "text", given
     if example is None and width is None:
         return "text", ["It was as good as new.", "It broke on the first day."]
     if width is None:
-        raise Unfit("it doesn't say how many numbers it takes: is it fitted? It takes texts: --example '\"a text\"'")
-    rows = rows_of(example, width)
-    if example is None and names and not _answers(model, rows):
-        return "column", [_made_up(model, names, place) for place in (0, -1)]
-    return "number", rows
+        _answers(model, example, width)  # which one that isn't fitted ends
+        raise Unfit("it doesn't say how many numbers it takes; if it takes texts: --example '\"a text\"'")
+    return "number", rows_of(example, width)
 
 
 def _predicted(model: Any, records: list[Any], names: list[str]) -> Any:
+    from sklearn.exceptions import NotFittedError
+
+    try:
+        return model.predict(_as_taken(records, names)).tolist()
+    except NotFittedError:
+        raise _Unfitted("it isn't fitted; fit it and save it again") from None
+
+
+def _as_taken(records: list[Any], names: list[str]) -> Any:
+    """Records as the model takes them: texts, a table, or a matrix."""
     if isinstance(records[0], str):
-        return model.predict(records).tolist()
+        return records
     if isinstance(records[0], dict):
         import pandas as pd
 
         if missing := sorted(set(names) - set(records[0])):
             raise Unfit(f"it takes the columns{listed(names)}, and the example lacks {', '.join(missing)}")
-        return model.predict(pd.DataFrame(records, columns=names)).tolist()
+        return pd.DataFrame(records, columns=names)
     import numpy as np
 
-    return model.predict(np.array(records, dtype=float)).tolist()
+    return np.array(records, dtype=float)
 
 
-def _answers(model: Any, rows: list[Any]) -> bool:
+def _answers(model: Any, example: Any, width: int | None) -> bool:
+    """Whether it takes rows of numbers: these, or some that are made up."""
     try:
-        _predicted(model, rows, [])
+        _predicted(model, rows_of(example, width), [])
+    except _Unfitted:
+        raise
     except Exception:  # of the model's own code: it takes something else
         return False
     return True
