@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -39,6 +40,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Put a config.ipynb with this code in the place of the repository's."""
+    from mme import settings
+
+    monkeypatch.setattr(settings, "CONFIG", tmp_path / "config.ipynb")
+
+    def write(code: str) -> None:
+        cells = [{"cell_type": "markdown", "source": ["# Choose"]}, {"cell_type": "code", "source": [code]}]
+        settings.CONFIG.write_text(json.dumps({"cells": cells}))
+
+    return write
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,10 +105,47 @@ def test_help_names_every_command(mme):
     assert all(name in out for name in ("up", "down", "env", "status", "logs", "check", "serve", "container"))
 
 
-@pytest.mark.parametrize("command", ["env", "status"])
+@pytest.mark.parametrize("command", ["env", "open", "status", "top", "logs"])
 def test_a_home_without_a_platform_says_how_to_start_one(mme, monkeypatch, tmp_path, command):
     monkeypatch.setenv("MME_HOME", str(tmp_path))
     assert mme(command) == (1, "", f"error: no platform runs in {tmp_path}; `mme up` starts it\n")
+
+
+@pytest.mark.parametrize("command", ["env", "open", "status", "top", "logs --backend local"])
+def test_the_home_of_the_config_notebook_is_every_commands_and_no_backend_changes_that(
+    mme, config, monkeypatch, tmp_path, command
+):
+    monkeypatch.delenv("MME_HOME", raising=False)
+    config(f"from mme.settings import Settings\nsettings = Settings(home={str(tmp_path)!r}, backend='aws')")
+    assert mme(*command.split()) == (1, "", f"error: no platform runs in {tmp_path}; `mme up` starts it\n")
+
+
+def test_the_settings_of_the_config_notebook_are_those_of_the_platform_from_its_start_to_its_end(
+    mme, config, monkeypatch, tmp_path
+):
+    for name in ("HOME", "REGION", "INSTANCE_MEMORY_MB"):
+        monkeypatch.delenv(f"MME_{name}", raising=False)
+    home = tmp_path / "home"
+    config(
+        "from mme.settings import Settings\n"
+        "print('a word')\n"
+        f"settings = Settings(home={str(home)!r}, region='eu-west-1', instance_memory_mb=1024)"
+    )
+    try:
+        code, out, _ = mme("up")
+        running = launch.find(home)
+        assert code == 0 and running is not None and out.startswith(running.url)
+        assert (running.region, running.instance_memory_mb) == ("eu-west-1", 1024)
+        code, out, err = mme("env")
+        assert "export AWS_REGION=eu-west-1\n" in out and "a word" not in out and err == "a word\n"
+        assert json.loads(mme("status", "--json")[1])["url"] == running.url
+        code, out, err = mme("clean")  # which starts one with other settings, if it can
+        assert code == 0 and "region eu-west-1: 0 to delete" in out, err
+        monkeypatch.setenv("MME_REGION", "us-east-1")
+        assert "export AWS_REGION=eu-west-1\n" in mme("env")[1]  # the platform's, which runs already
+        assert mme("down")[:2] == (0, "stopped\n")
+    finally:
+        launch.down(home)
 
 
 def test_down_without_a_platform_says_so(mme, monkeypatch, tmp_path):
@@ -159,21 +197,41 @@ def test_a_setting_that_cannot_be_used_is_told_in_one_line(mme, monkeypatch, nam
     assert err.startswith(f"error: MME_{name}={value} can't be used: ") and reason in err
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("project='My Project'", "config.ipynb: project='My Project' can't be used: String should match pattern"),
+        (
+            "instance_count=0",
+            "config.ipynb: instance_count=0 can't be used: Input should be greater than or equal to 1",
+        ),
+        ("projekt='shop'", "config.ipynb: there is no setting projekt; did you mean project?"),
+        ("yes=", "config.ipynb, code cell 1, line 2: invalid syntax"),
+        ("yes=maybe", "config.ipynb, code cell 1, line 2: NameError: name 'maybe' is not defined"),
+    ],
+)
+def test_a_mistake_in_the_config_notebook_is_told_as_one_of_its_own(mme, config, given, told):
+    config(f"from mme.settings import Settings\nsettings = Settings({given})")
+    for command in ("up", "env", "clean"):
+        code, out, err = mme(command)
+        assert (code, out, err.count("\n")) == (1, "", 1) and err.startswith(f"error: {told}")
+
+
 def test_each_kind_of_error_that_a_command_tells_has_its_room(mme, monkeypatch, tmp_path):
     for error in cli._told_errors():
 
-        def fail(self: object, error: type[Exception] = error) -> None:
+        def fail(settings: Settings, error: type[Exception] = error) -> None:
             raise error("what is [wrong], and the way out")
 
-        monkeypatch.setattr(Settings, "__init__", fail)
+        monkeypatch.setattr(launch, "up", fail)
         assert mme("up") == (1, "", "error: what is [wrong], and the way out\n")
 
 
 def test_an_error_of_our_own_keeps_its_traceback(mme, monkeypatch):
-    def fail(self: object) -> None:
+    def fail(settings: Settings) -> None:
         raise KeyError("a slip")
 
-    monkeypatch.setattr(Settings, "__init__", fail)
+    monkeypatch.setattr(launch, "up", fail)
     with pytest.raises(KeyError, match="a slip"):
         mme("up")
 
@@ -183,6 +241,59 @@ def test_pack_makes_an_archive_beside_the_folder_or_where_it_is_told(mme, shelf,
     assert code == 0 and "model.py" in out and err == f"next: mme check {tmp_path / 'one.tar.gz'}\n"
     code, _, err = mme("pack", tmp_path / "none")
     assert code == 2 and "does not exist" in re.sub(r"[\s│]+", " ", err)
+
+
+def test_a_folder_is_packed_from_within_beside_itself_and_never_into_itself(mme, shelf, tmp_path, monkeypatch):
+    shutil.copytree(shelf / "line", tmp_path / "line")
+    monkeypatch.chdir(tmp_path / "line")
+    for _ in range(2):
+        code, out, err = mme("pack", ".")
+        assert code == 0 and out.startswith("../line.tar.gz: ") and err == "next: mme check ../line.tar.gz\n"
+    assert "line.tar.gz" not in packages.names(tmp_path / "line.tar.gz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["line", "line.tar.gz"]
+    for archive in ("one.tar.gz", "more/one.tar.gz"):
+        code, out, err = mme("pack", ".", archive)
+        assert (code, out) == (1, "") and "one.tar.gz lies in the folder it is built from" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pack", "line", "folder"], "folder is a folder; name the archive in it: folder/line.tar.gz"),
+        (["pack", "line", "."], ". is a folder; name the archive in it: line.tar.gz"),
+        (["pack", "line", "file/x.tar.gz"], "file: File exists"),
+        (["pack", "line", "file/a/x.tar.gz"], "file/a: Not a directory"),
+        (["pack", "line", "--lib", "file"], "file is no text; write a name==version a line into it"),
+        (["new", "file/a"], "file: File exists"),
+        (["new", "file/a/b"], "file/a: Not a directory"),
+        (["check", "f" * 300], "File name too long"),
+        (["deploy", "f" * 300], "File name too long"),
+    ],
+)
+def test_a_slip_with_files_is_told_in_a_line_and_leaves_nothing(mme, shelf, tmp_path, monkeypatch, words, told):
+    shutil.copytree(shelf / "line", tmp_path / "line")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"\x80\x04")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = mme(*words)
+    assert code in (1, 2) and out == "" and told in " ".join(err.replace("│", " ").split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "line"]
+    assert not list((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("up", "is no folder; remove it, or choose another"),
+        ("status", "`mme up` starts it"),
+        ("down", "Not a directory"),
+    ],
+)
+def test_a_home_that_is_a_file_is_told(mme, monkeypatch, tmp_path, command, told):
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("MME_HOME", str(tmp_path / "home"))
+    code, out, err = mme(command)
+    assert (code, out, err.count("\n")) == (1, "", 1) and f"{tmp_path / 'home'}" in err and told in err
 
 
 def test_pack_writes_the_model_anew_without_a_pickle_when_its_types_are_trusted(mme, tmp_path):
@@ -228,6 +339,19 @@ def test_serve_answers_for_each_sound_package_until_ctrl_c(shelf):
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 0 and refuses_connections(url)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "a", "body": "{", "answer": 1}]'])
+def test_a_folder_is_served_whatever_its_examples_are(shelf, tmp_path, text):
+    shutil.copytree(shelf / "line", tmp_path / "line")
+    (tmp_path / "line" / "examples.json").write_text(text)
+    process = start("serve", tmp_path, "--port", "0")
+    url = line_with(process, r"POST (\S+/models/line/invoke)")
+    assert line_with(process, "no example of a call is shown: (.*)")
+    assert json.loads(post(url, '{"inputs": [[1]]}')) == {"predictions": [3]}
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_a_server_of_a_folder_ends_with_its_command_however_that_ends(shelf):

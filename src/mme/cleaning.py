@@ -66,7 +66,7 @@ def find(settings: Settings) -> list[Thing]:
                 *account.roles(),
             ]
     except (BotoCoreError, ClientError) as error:
-        raise CleaningError(f"the account can't be looked at: {error}; docs/aws.md, steps 1 and 2, say how") from error
+        raise CleaningError(f"the account can't be looked at: {error}; {session.SIGN_IN}") from error
 
 
 def delete(settings: Settings, things: Iterable[Thing]) -> Iterator[Thing]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,11 +73,11 @@ def plan(settings: Settings, archive: Path, endpoint: str | None = None, name: s
     boto = session.connect(settings)
     with _told("the endpoint can't be looked at"):
         endpoint = endpoint or settings.endpoint_name
-        data_url, missing = _shelf(boto.client("sagemaker"), endpoint)
+        data_url, missing = _shelf(settings, boto.client("sagemaker"), endpoint)
         if missing and settings.project not in endpoint:
             raise DeployError(
                 f"there is no endpoint {endpoint}, and one that is made has the project's name in its own, by which "
-                f"`mme clean` finds it: --endpoint {settings.project}-{endpoint}, or another MME_PROJECT"
+                f"{_command(settings, 'clean')} finds it: --endpoint {settings.project}-{endpoint}, or another MME_PROJECT"
             )
         if data_url is None:
             place = "" if endpoint == settings.endpoint_name else f"{endpoint}/"
@@ -105,7 +106,8 @@ def carry_out(settings: Settings, plan: Plan) -> None:
             described = sagemaker.describe_endpoint(EndpointName=plan.endpoint)
             raise DeployError(
                 f"{plan.endpoint} is {described['EndpointStatus']}: {described.get('FailureReason', 'no reason given')}"
-                f"; `mme logs {plan.endpoint}` shows what its containers said, and `mme clean` removes it"
+                f"; {_command(settings, 'logs', plan.endpoint)} shows what its containers said, and "
+                f"{_command(settings, 'clean')} removes it"
             ) from None
 
 
@@ -150,25 +152,34 @@ def invoke(
                 raise DeployError(f"{target} answered {status}: {said.strip()}") from None
             except ClientError as error:
                 if error.response["Error"]["Code"] == "ValidationError":
-                    _explain(boto, endpoint, target)
+                    _explain(settings, boto, endpoint, target)
                 raise
 
 
 def example_request(archive: Path) -> str | None:
-    """The JSON of a package's first golden call, in one line; None where it has none in JSON."""
+    """The JSON of a package's first golden call, in one line; None where it has none in JSON.
+
+    Raises PackageRefused when its examples can't be read, ValueError for one that says it is JSON and isn't.
+    """
     for example in packages.examples(archive):
         if example.content_type == "application/json":
             return json.dumps(json.loads(example.body), ensure_ascii=False)
     return None
 
 
-def _shelf(sagemaker: Any, endpoint: str) -> tuple[str | None, tuple[str, ...]]:
+def _command(settings: Settings, *words: str) -> str:
+    """A command of `mme` that acts where these settings do."""
+    options = ["--backend", "aws"] if settings.backend == "aws" else []
+    return f"`{shlex.join(['mme', *words, *options])}`"
+
+
+def _shelf(settings: Settings, sagemaker: Any, endpoint: str) -> tuple[str | None, tuple[str, ...]]:
     """Where an endpoint reads its packages, None if nothing says so yet, and what of it is missing."""
     there = _described(sagemaker.describe_endpoint, EndpointName=endpoint)
     if there and there["EndpointStatus"] in ("Failed", "Deleting"):
         raise DeployError(
             f"endpoint {endpoint} is {there['EndpointStatus']}: {there.get('FailureReason', 'it will soon be gone')}; "
-            "remove it with `mme clean`, or take another by --endpoint"
+            f"remove it with {_command(settings, 'clean')}, or take another by --endpoint"
         )
     config_name = there["EndpointConfigName"] if there else endpoint
     config = _described(sagemaker.describe_endpoint_config, EndpointConfigName=config_name)
@@ -239,13 +250,13 @@ def _create_endpoint(sagemaker: Any, settings: Settings, plan: Plan) -> None:
 _CREATE = {"model": _create_model, "endpoint configuration": _create_config, "endpoint": _create_endpoint}
 
 
-def _explain(boto: boto3.Session, endpoint: str, target: str) -> None:
+def _explain(settings: Settings, boto: boto3.Session, endpoint: str, target: str) -> None:
     """Raise DeployError with the names that there are, if the endpoint or the package is none of them."""
     sagemaker = boto.client("sagemaker")
     names = list(sagemaker.get_paginator("list_endpoints").paginate().search("Endpoints[].EndpointName"))
     if endpoint not in names:
         raise DeployError(f"there is no endpoint {endpoint}; {hint(endpoint, names)}")
-    data_url, _ = _shelf(sagemaker, endpoint)
+    data_url, _ = _shelf(settings, sagemaker, endpoint)
     bucket, prefix = _parts(data_url or "")
     pages = boto.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     keys = [key.removeprefix(prefix) for key in pages.search("Contents[].Key") if key]
@@ -263,4 +274,4 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
-        raise DeployError(f"{what}: {error}") from error
+        raise DeployError(f"{what}: {session.said(error)}") from error

@@ -47,7 +47,7 @@ def read(settings: Settings, endpoint: str | None = None, *, follow: bool = Fals
         client = _client(settings)
         yield from _follow(client, endpoint) if follow else _all(client, _groups(client, endpoint), 0)
     except (BotoCoreError, ClientError) as error:
-        raise SessionError(f"the logs can't be read: {error}") from error
+        raise SessionError(f"the logs can't be read: {session.said(error)}") from error
 
 
 def _client(settings: Settings) -> Any:

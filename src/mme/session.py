@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from mme.images import image_uri as image_uri
 from mme.platform import launch
@@ -27,11 +27,14 @@ TRUST_SAGEMAKER = {
 }
 
 
+SIGN_IN = "docs/aws.md, steps 1 and 2, say how"
+
+
 class SessionError(Exception):
     """The chosen backend lacks something that the run needs; the message names it and the way to get it."""
 
 
-def environment(running: launch.Running, region: str) -> dict[str, str]:
+def environment(running: launch.Running) -> dict[str, str]:
     """The variables that turn any AWS client to the local platform, and keep it from ever finding AWS.
 
     The files of profiles and the instance metadata service are switched off, so that no real credentials are read.
@@ -40,8 +43,8 @@ def environment(running: launch.Running, region: str) -> dict[str, str]:
         "AWS_ENDPOINT_URL": running.url,
         "AWS_ACCESS_KEY_ID": running.access_key,
         "AWS_SECRET_ACCESS_KEY": running.secret_key,
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
+        "AWS_REGION": running.region,
+        "AWS_DEFAULT_REGION": running.region,
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -59,13 +62,15 @@ def connect(settings: Settings) -> boto3.Session:
     """
     if settings.backend == "aws":
         if os.environ.get("AWS_CONFIG_FILE") == os.devnull:
-            raise SessionError("this process is connected to the local platform; restart the kernel to use AWS")
+            raise SessionError(
+                "this process is connected to the local platform; restart the kernel, or open a new shell, to use AWS"
+            )
         os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = settings.region
     else:
         for name in list(os.environ):
             if name.startswith("AWS_"):
                 del os.environ[name]
-        os.environ.update(environment(launch.up(settings), settings.region))
+        os.environ.update(environment(launch.up(settings)))
     try:
         boto3.setup_default_session(region_name=settings.region)
         connected = boto3.Session(region_name=settings.region)
@@ -73,6 +78,11 @@ def connect(settings: Settings) -> boto3.Session:
         raise SessionError(f"{error}; `aws configure list-profiles` lists the profiles there are") from error
     clients.follow(connected)
     return connected
+
+
+def said(error: Exception) -> str:
+    """What an error of AWS says, with the way out where nobody has signed in."""
+    return f"{error}; {SIGN_IN}" if isinstance(error, NoCredentialsError) else str(error)
 
 
 def tags(settings: Settings) -> list[dict[str, str]]:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import sys
+import traceback
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "notebooks" / "config.ipynb"
 EXPIRY_FORMAT = "%Y-%m-%dT%H:%MZ"  # of the tag mme:expiry, in UTC
+
+
+class ConfigError(Exception):
+    """config.ipynb gives no settings; the message says where, and why."""
 
 
 class Settings(BaseSettings):
@@ -30,7 +38,7 @@ class Settings(BaseSettings):
     home: Path = ROOT / ".mme"
     """Everything the local platform keeps. Two homes run side by side."""
 
-    region: str = Field(default=None, validate_default=True, pattern=r"[a-z]{2}(-[a-z]+)+-\d")
+    region: str = Field(default=None, validate_default=True, pattern=r"^[a-z]{2,4}(-[a-z]+)+-\d+$")
     """None takes the one of the AWS set-up on `aws`, us-east-1 on `local`."""
     bucket: str | None = None
     """The bucket for the packages; without one, a name made of the project, region and account."""
@@ -41,10 +49,10 @@ class Settings(BaseSettings):
     yes: bool = False
     """On AWS, that things may be created and billed. Until then, only reads are sent."""
 
-    project: str = Field(default="mme-djl", pattern=r"[a-z0-9](-?[a-z0-9]){2,30}", max_length=24)
+    project: str = Field(default="mme-djl", pattern=r"^[a-z0-9](-?[a-z0-9]){2,30}$", max_length=24)
     """The first part of the name of whatever is created: role, model, endpoint; it is in the bucket's too."""
-    owner: str = Field(default_factory=lambda: _user(), pattern=r"[\w+=.@-]{1,64}")
-    run: str = Field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", pattern=r"[\w.-]{1,64}")
+    owner: str = Field(default_factory=lambda: _user(), pattern=r"^[\w+=.@-]{1,64}$")
+    run: str = Field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", pattern=r"^[\w.-]{1,64}$")
     keep_days: int = Field(default=1, ge=1, le=365)
     """After how many days what a run creates counts as left behind: `mme clean --expired` deletes it then."""
     instance_type: str = "ml.m5.large"
@@ -113,14 +121,36 @@ class Settings(BaseSettings):
 
 
 def configured() -> Settings:
-    """The settings that the notebooks get: those of `config.ipynb`, whose code is run, and of the environment."""
-    cells = json.loads((ROOT / "notebooks" / "config.ipynb").read_text(encoding="utf-8"))["cells"]
+    """The settings that the notebooks get: those of `config.ipynb`, whose code is run, and of the environment.
+
+    What the code prints goes to stderr. Raises ValidationError as Settings does, ConfigError for code that fails
+    otherwise.
+    """
     names: dict[str, Any] = {}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-    settings: Settings = names["settings"]
+    for number, source in enumerate(_code_cells(), start=1):
+        where = f"{CONFIG.name}, code cell {number}"
+        try:
+            with redirect_stdout(sys.stderr):
+                exec(compile(source, where, "exec"), names)
+        except ValidationError:
+            raise
+        except SyntaxError as error:
+            raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+        except Exception as error:  # whatever the user wrote there raises
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where]
+            raise ConfigError(f"{where}, line {lines[-1]}: {type(error).__name__}: {error}") from error
+    settings = names.get("settings")
+    if not isinstance(settings, Settings):
+        raise ConfigError(f"{CONFIG.name} makes no settings; its code ends in settings = Settings(...)")
     return settings
+
+
+def _code_cells() -> list[str]:
+    try:
+        cells = json.loads(CONFIG.read_text(encoding="utf-8"))["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{CONFIG} is no notebook ({error}); open it in Jupyter, or take it back from git") from None
 
 
 def _user() -> str:

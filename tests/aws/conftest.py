@@ -48,7 +48,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: Runn
     """A user whose AWS is the local platform: what `session.connect` sets in the environment ends with the test."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "MME_"))]:
         monkeypatch.delenv(name)
-    for name, value in session.environment(platform, "us-east-1").items():
+    for name, value in session.environment(platform).items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))

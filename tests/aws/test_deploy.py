@@ -12,7 +12,8 @@ import boto3
 import pytest
 from recording import recording
 
-from mme import new, packages, session
+from mme import deploy, new, packages, session
+from mme.deploy import DeployError, Plan
 from mme.settings import Settings
 
 NAMES = ["mme:expiry", "mme:owner", "mme:project", "mme:run"]
@@ -111,19 +112,67 @@ def test_aws_is_asked_before_anything_is_written_there(mme, settings, echo, monk
     mme("deploy", echo)  # makes the role, locally
     monkeypatch.setenv("MME_ROLE", f"arn:aws:iam::000000000000:role/{settings.project}-role")
     name = f"{settings.project}-on-aws"
-    deploy = ("deploy", echo, "--backend", "aws", "--endpoint", name)
+    typed = ("deploy", echo, "--backend", "aws", "--endpoint", name)
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     with recording() as sent:
-        code, out, err = mme(*deploy)
+        code, out, err = mme(*typed)
     assert (code, out.strip()) == (1, "") and sent and all(call.is_read for call in sent), err
     assert "on AWS, in us-east-1, this uploads echo.tar.gz as s3://" in err
     assert f"creates model, endpoint configuration, endpoint {name}: 1 ml.m5.large, billed until" in err
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    code, _, err = mme(*deploy)
+    code, _, err = mme(*typed)
     assert code == 0 and err.endswith(f"--endpoint {name} --backend aws\n"), err
-    code, out, err = mme("invoke", "echo", "--json", "[1]", *deploy[2:])
+    code, out, err = mme("invoke", "echo", "--json", "[1]", *typed[2:])
     assert json.loads(out) == {"echo": [1]} and err.endswith("next: mme clean --backend aws\n")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    code, _, err = mme(*deploy)
-    assert code == 1 and "the endpoint can't be looked at: Unable to locate credentials" in err
+    code, _, err = mme(*typed)
+    way_out = "Unable to locate credentials; docs/aws.md, steps 1 and 2, say how\n"
+    assert code == 1 and err.endswith(f"the endpoint can't be looked at: {way_out}")
+    code, _, err = mme("logs", "--backend", "aws")
+    assert code == 1 and err == f"error: the logs can't be read: {way_out}"
+
+
+@pytest.mark.parametrize("backend", ["local", "aws"])
+def test_an_endpoint_that_failed_is_told_with_commands_that_act_where_it_is(mme, aws, echo, monkeypatch, backend):
+    settings = aws(backend=backend, yes=True, region="us-east-1")
+    for name, value in (("PROJECT", settings.project), ("HOME", str(settings.home)), ("IAM", "enforce")):
+        monkeypatch.setenv(f"MME_{name}", value)
+    boto, name = session.connect(settings), f"{settings.project}-failing"
+    bucket, sagemaker = session.bucket(settings), boto.client("sagemaker")
+    trust = json.dumps(session.TRUST_SAGEMAKER)
+    role = boto.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    sagemaker.create_model(
+        ModelName=name,
+        ExecutionRoleArn=role,
+        PrimaryContainer={"Image": session.image_uri(settings), "ModelDataUrl": f"s3://{bucket}/none.tar.gz"},
+    )
+    variant = {"VariantName": "a", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    options = " --backend aws" if backend == "aws" else ""
+    plan = Plan(echo, name, "echo.tar.gz", f"s3://{bucket}/{settings.prefix}/", ("endpoint",), replaces=False)
+    with pytest.raises(DeployError, match=f"`mme logs {name}{options}` shows .*, and `mme clean{options}` removes it"):
+        deploy.carry_out(settings, plan)
+    code, _, err = mme("deploy", echo, "--endpoint", name, "--backend", backend)
+    assert code == 1 and f"endpoint {name} is Failed: " in err and f"remove it with `mme clean{options}`, or" in err
+    code, out, err = mme("clean", "--yes", "--backend", backend)
+    assert code == 0 and f"deleted endpoint {name}" in out, err
+
+
+def test_a_package_whose_examples_cannot_be_read_is_deployed_all_the_same(mme, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = new.create(tmp_path / "echo")
+    (made.folder / "examples.json").write_text("[")
+    code, out, err = mme("deploy", "echo")
+    assert code == 0 and 'TargetModel="echo.tar.gz"' in out
+    assert "no example of a call is shown: examples.json in echo.tar.gz is not a list of examples" in said(err)
+    assert err.endswith("next: mme invoke echo --json '{\"inputs\": [[1, 2]]}'\n")
+
+
+def test_a_package_is_deployed_from_within_its_folder_as_from_beside_it(mme, settings, tmp_path, monkeypatch):
+    made = new.create(tmp_path / "echo")
+    monkeypatch.chdir(made.folder)
+    code, out, err = mme("deploy", ".")
+    assert code == 0 and 'TargetModel="echo.tar.gz"' in out and "packed ../echo as ../echo.tar.gz" in err
+    code, out, err = mme("deploy", "")
+    assert (code, out) == (2, "") and "the package's name is empty; give its archive or its folder" in said(err)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Any
 
 import typer
 from pydantic import ValidationError
 
 from mme.cli import account, endpoint, packages, platform, server, top
 from mme.cli.console import tell
+from mme.near import hint
 from mme.progress import terminal
+from mme.settings import ConfigError, Settings
 
 app = typer.Typer(
     help="A local SageMaker for multi-model endpoints on DJL Serving.",
@@ -42,7 +46,18 @@ def _told_errors() -> tuple[type[Exception], ...]:
     from mme.top import TopError
 
     of_rooms = (LaunchError, SessionError, PackageError, CheckError, CleaningError, ImageError, NewError, DeployError)
-    return *of_rooms, TopError
+    return *of_rooms, TopError, ConfigError
+
+
+def _fault(fault: Any) -> str:
+    """What is wrong with a setting, by the name that it was given by."""
+    name = str(fault["loc"][0])
+    if fault["type"] == "extra_forbidden":
+        return f"config.ipynb: there is no setting {name}; {hint(name, Settings.model_fields)}"
+    variable = f"MME_{name.upper()}"
+    is_variable = variable in map(str.upper, os.environ)
+    given = f"{variable}={fault['input']}" if is_variable else f"config.ipynb: {name}={fault['input']!r}"
+    return f"{given} can't be used: {fault['msg']}"
 
 
 def main() -> None:
@@ -51,15 +66,14 @@ def main() -> None:
     try:
         app()
     except ValidationError as error:
-        faults = (
-            f"MME_{str(fault['loc'][0]).upper()}={fault['input']} can't be used: {fault['msg']}"
-            for fault in error.errors()
-        )
-        tell("; ".join(faults))
+        tell("; ".join(map(_fault, error.errors())))
     except Exception as error:
-        if not isinstance(error, _told_errors()):
+        if isinstance(error, OSError) and error.filename is not None:
+            tell(f"{error.filename}: {error.strerror}")
+        elif isinstance(error, _told_errors()):
+            tell(str(error))
+        else:
             raise
-        tell(str(error))
     else:
         return
     sys.exit(1)

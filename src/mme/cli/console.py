@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -39,6 +40,25 @@ def command(*words: str | Path) -> str:
 def next_step(*words: str | Path) -> None:
     """Show the command that comes next."""
     note(f"next: {command(*words)}")
+
+
+def named(folder: Path) -> Path:
+    """The folder by a path that ends in its name, as that of `.` and `..` doesn't."""
+    whole = folder.resolve()
+    return folder if folder.name not in ("", "..") else Path(os.path.relpath(whole.parent)) / whole.name
+
+
+def example(package: Path) -> str:
+    """The request that a hint shows for a package: its first golden call's, or one that is made up."""
+    from mme.deploy import example_request
+    from mme.packages import PackageError
+
+    try:
+        request = example_request(package)
+    except (PackageError, ValueError) as error:  # a hint never costs the command
+        note(f"no example of a call is shown: {error}")
+        request = None
+    return request or '{"inputs": [[1, 2]]}'
 
 
 def there(path: Path | None) -> Path | None:

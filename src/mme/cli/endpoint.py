@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mme.cli.console import command, next_step, note, out
+from mme.cli.console import command, example, named, next_step, note, out
 from mme.cli.options import Backend, Endpoint, chosen
 from mme.near import hint
 
@@ -32,7 +32,9 @@ def deploy(
     """Put a package onto the multi-model endpoint, which is created if it isn't there; on AWS, after a yes."""
     from mme import deploy
 
-    archive = _archive(Path(package))
+    if not package:
+        raise typer.BadParameter("the package's name is empty; give its archive or its folder", param_hint="PACKAGE")
+    archive = _archive(named(Path(package)))
     settings = chosen(backend)
     plan = deploy.plan(settings, archive, endpoint, as_name)
     if settings.backend == "aws":
@@ -59,7 +61,7 @@ def deploy(
             f"A version under a name of its own is sure: {command('deploy', package, '--as', f'{name}-2')}"
         )
     options = [*(["--endpoint", plan.endpoint] if endpoint else []), *(["--backend", backend] if backend else [])]
-    next_step("invoke", name, "--json", deploy.example_request(archive) or '{"inputs": [[1, 2]]}', *options)
+    next_step("invoke", name, "--json", example(archive), *options)
 
 
 @commands.command()

@@ -13,6 +13,11 @@ Backend = Annotated[Literal["local", "aws"] | None, typer.Option(help="In place 
 Endpoint = Annotated[str | None, typer.Option(metavar="NAME", help="In place of the project's.")]
 
 
+def of_platform() -> Settings:
+    """The settings of the local platform, whichever backend they name."""
+    return chosen("local")
+
+
 def chosen(backend: Literal["local", "aws"] | None) -> Settings:
     """The settings of config.ipynb and the environment, with the backend that was asked for."""
     if backend is not None:

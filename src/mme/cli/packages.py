@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from mme.cli.console import next_step, note, out, there
+from mme.cli.console import example as example_of
+from mme.cli.console import named, next_step, note, out, there
 from mme.packages.models import Format
 from mme.progress import waiting
 
@@ -80,9 +81,10 @@ def pack(
     """Pack a folder as a model package: equal files give an equal archive, byte for byte."""
     from mme import packages
 
-    archive = archive or folder.parent / f"{folder.resolve().name}.tar.gz"
-    wanted = packages.read_requirements(lib) if lib else ()
+    folder = named(folder)
+    archive = archive or folder.parent / f"{folder.name}.tar.gz"
     try:
+        wanted = packages.read_requirements(lib) if lib else ()
         with waiting(f"packing {folder.name}"):
             packages.pack(folder, archive, format=format, trusted=trust or (), lib=wanted)
     except ValueError as error:
@@ -123,7 +125,6 @@ def serve(
 ) -> None:
     """Serve every package of a folder from one model server, without a platform. Ctrl-C ends it."""
     from mme import checking
-    from mme.deploy import example_request
 
     try:
         with checking.serve_folder(folder, port) as server:
@@ -133,7 +134,7 @@ def serve(
                 out.print("[red]not served:[/]", escape(f"{name}: {cause}"))
             for name in server.models[:1]:
                 archive = folder / f"{name}.tar.gz"
-                body = example_request(archive if archive.is_file() else folder / name) or '{"inputs": [[1, 2]]}'
+                body = example_of(archive if archive.is_file() else folder / name)
                 typed = ["-H", "Content-Type: application/json", "-d", body]
                 note(f"next: {shlex.join(['curl', *typed, f'{server.url}/models/{name}/invoke'])}")
             server.wait()

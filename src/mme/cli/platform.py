@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from mme.cli.console import command, note, out
-from mme.settings import Settings
+from mme.cli.options import Backend, chosen, of_platform
 
 commands = typer.Typer()
 
@@ -22,7 +22,7 @@ def up() -> None:
     """Start the platform of this home, if it does not run yet."""
     from mme.platform import launch
 
-    settings = Settings()
+    settings = of_platform()
     running = launch.up(settings)
     out.print(f"[bold]{running.url}[/] answers as AWS, home {settings.home}")
     out.print(f"{running.page_url} shows it live")
@@ -34,7 +34,7 @@ def open_page() -> None:
     """Open the live page of the platform in a browser, and print its address."""
     from mme import session
 
-    page_url = session.running(Settings()).page_url
+    page_url = session.running(of_platform()).page_url
     out.print(page_url, markup=False)
     if not webbrowser.open(page_url):
         out.print("no browser was found here; open the address in one on this machine", style="dim")
@@ -45,7 +45,7 @@ def down() -> None:
     """Stop the platform of this home and everything that it started."""
     from mme.platform import launch
 
-    stopped = launch.down(Settings().home)
+    stopped = launch.down(of_platform().home)
     out.print("stopped" if stopped else "nothing was running")
 
 
@@ -54,11 +54,10 @@ def env() -> None:
     """Print the shell's lines that turn AWS clients to the platform."""
     from mme import session
 
-    settings = Settings()
-    running = session.running(settings)
+    running = session.running(of_platform())
     for name in sorted(name for name in os.environ if name.startswith("AWS_")):
         print(f"unset {name}")
-    for name, value in session.environment(running, settings.region).items():
+    for name, value in session.environment(running).items():
         print(f"export {name}={shlex.quote(value)}")
 
 
@@ -68,7 +67,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Everything, for
     from mme import session
     from mme.server.worker import box
 
-    answer = session.platform_status(Settings(backend="local"))
+    answer = session.platform_status(of_platform())
     assert answer is not None
     answer |= {"box": box.describe()}
     if as_json:
@@ -83,12 +82,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Everything, for
 def logs(
     endpoint: Annotated[str | None, typer.Argument(help="An endpoint's name; without one, all of them.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C.")] = False,
+    backend: Backend = None,
 ) -> None:
     """Show what the containers say, by model: read from CloudWatch Logs, as on AWS."""
     from mme import logs
 
     try:
-        for record in logs.read(Settings(), endpoint, follow=follow):
+        for record in logs.read(chosen(backend), endpoint, follow=follow):
             print(record, flush=follow)
     except KeyboardInterrupt:
         return  # how following is ended

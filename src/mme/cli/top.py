@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mme.settings import Settings
+from mme.cli.options import of_platform
 
 commands = typer.Typer()
 
@@ -18,4 +18,4 @@ def top(once: Annotated[bool, typer.Option("--once", help="Print it whole, once.
     from mme import session
     from mme.top import show
 
-    show(Console(highlight=False), session.running(Settings()).home, once=once)
+    show(Console(highlight=False), session.running(of_platform()).home, once=once)

@@ -42,14 +42,14 @@ def build(
     weights, are stored. `libraries` adds distributions to those that the handler imports or requires.
     With `fork_server` DJL Serving's own workers of this package are forked from an interpreter that has imported the
     modules named by `preload` (docs/fork-served-packages.md); a server that forks already takes no notice.
-    The archive appears whole or not at all. Raises CannotBuild for links, special files, odd names, and when a
-    file changes meanwhile; ValueError for a `preload` without fork server or that doesn't name modules.
+    The archive appears whole or not at all. Raises CannotBuild for links, special files, odd names, an archive that
+    is a folder or would lie in its own, and when a file changes meanwhile; ValueError for a `preload` without fork
+    server or that doesn't name modules.
     """
     traveller = _fork_server(preload) if fork_server else {}
     if preload and not fork_server:
         raise ValueError(f"preload={list(preload)} is for the fork server; give fork_server=True with it")
-    if archive.resolve().is_relative_to(folder.resolve()):
-        raise CannotBuild(f"{archive.name} lies in the folder it is built from; write it beside the folder")
+    _check_place(folder, archive)
     manifest = Manifest.of(folder, libraries)
     if taken := sorted(traveller.keys() & manifest.files.keys()):
         raise CannotBuild(f'the folder has a file "{taken[0]}", which the fork server needs for itself; rename it')
@@ -83,6 +83,7 @@ def pack(
     `format` and `trusted` are those of `save_model`, `lib` the pinned requirements of `add_libraries`. The
     folder stays as it is. Raises as these and `build` do.
     """
+    _check_place(folder, archive)
     with scratch() as place:
         copy = place / folder.resolve().name
         for name, path in files(folder).items():
@@ -93,6 +94,14 @@ def pack(
         if wanted := list(lib):
             add_libraries(copy, wanted)
         return build(copy, archive)
+
+
+def _check_place(folder: Path, archive: Path) -> None:
+    name = f"{folder.resolve().name}.tar.gz"
+    if archive.is_dir():
+        raise CannotBuild(f"{archive} is a folder; name the archive in it: {archive / name}")
+    if archive.resolve().is_relative_to(folder.resolve()):
+        raise CannotBuild(f"{archive.name} lies in the folder it is built from; write it beside the folder")
 
 
 def _fork_server(preload: Sequence[str]) -> dict[str, bytes]:

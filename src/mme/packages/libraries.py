@@ -94,8 +94,15 @@ def add_libraries(folder: Path, requirements: Iterable[str], target: Target = CO
 
 
 def read_requirements(file: Path) -> list[str]:
-    """The lines of a requirements file, without comments and blanks, as `add_libraries` takes them."""
-    lines = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    """The lines of a requirements file, without comments and blanks, as `add_libraries` takes them.
+
+    Raises ValueError for a file that is no text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text; write a name==version a line into it") from None
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 

@@ -79,7 +79,7 @@ def owner_pid(home: Path) -> int | None:
     try:
         with open(home / _LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except BlockingIOError:
         pid = (home / _LOCK).read_text()
