@@ -337,6 +337,25 @@ def test_a_model_that_cannot_be_a_template_says_why(home, code, reason):
     run(test)
 
 
+def test_a_template_that_is_killed_while_it_loads_is_tried_again(home):
+    code = """
+    import os, signal
+    def handle(inputs):
+        if not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        template = await nursery.template(home.model("unlucky", code), 30)
+        assert not is_gone(template.pid)
+        await nursery.close()
+
+    run(test)
+
+
 def test_an_async_handler_has_no_template(home):
     async def test() -> None:
         nursery = home.nursery()
@@ -368,6 +387,30 @@ def test_imports_that_start_a_thread_are_remembered_and_their_models_run_plain(h
         assert await value(second, "import os; answer = os.getcwd()") == str(home.folder / "second")
         other = await loaded(nursery, home.model("other"))
         assert other.origin == "forked"
+        await nursery.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("ends", "origin"), [(1, "forked"), (99, "plain: fork server ")])
+def test_a_branch_that_is_killed_while_it_imports_is_tried_again_but_not_for_ever(home, monkeypatch, ends, origin):
+    library = home.folder / "library"
+    library.mkdir()
+    (library / "fatal_xyz.py").write_text(f"""
+import os, signal
+with open({str(library / "imports")!r}, "a") as imports:
+    imports.write(".")
+    if imports.tell() <= {ends}:
+        os.kill(os.getpid(), signal.SIGKILL)
+""")
+    monkeypatch.setenv("PYTHONPATH", str(library))  # of the server: it is as installed
+    monkeypatch.syspath_prepend(library)
+
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        worker = await nursery.worker(home.model("unlucky", "import fatal_xyz\n" + EVAL))
+        assert worker.origin.startswith(origin)
         await nursery.close()
 
     run(test)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import uvloop
 
-from mme.server import config
+from mme.server import config, forks
 from mme.server.call import Call
 from mme.server.config import ModelConfig
 from mme.server.errors import InitOutOfMemory, LoadFailed
@@ -316,6 +316,21 @@ def test_where_forking_is_off_further_workers_are_plain_processes(tmp_path: Path
     with_pool(tmp_path, test, fork=False, min_workers=2)
 
 
+def test_calls_wait_for_a_worker_though_the_process_that_should_start_it_is_deaf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "_FORK_TIMEOUT_S", 1.0)
+
+    async def test(pool: Pool) -> None:
+        first = await Asked(pool, "x").pid()
+        os.kill(pool._nursery.pids()[0], signal.SIGSTOP)
+        crashed, behind = Asked(pool, "exit"), Asked(pool, "y")
+        assert "disconnected" in await crashed.answer()
+        assert await behind.pid() != first
+
+    with_pool(tmp_path, test, fork=False, max_workers=1)
+
+
 def test_bounds_can_be_changed_while_serving(tmp_path: Path) -> None:
     async def test(pool: Pool) -> None:
         growth = pool.scale(3, 3)
@@ -478,6 +493,15 @@ def test_an_async_handler_has_several_calls_in_flight(tmp_path: Path) -> None:
     with_pool(tmp_path, test, handler=ASYNC, async_mode=True)
 
 
+# An answer to the init call that no worker gives, on whichever socket is the worker's.
+SCRIBBLE = """import os, stat
+    from mme.server.worker import frames
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if os.path.exists(f"/proc/self/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.writev(fd, frames.encode({"id": 0, "failure": 1}))
+"""
+
+
 @pytest.mark.parametrize(
     ("init", "error", "message"),
     [
@@ -485,6 +509,7 @@ def test_an_async_handler_has_several_calls_in_flight(tmp_path: Path) -> None:
         ("raise MemoryError", InitOutOfMemory, "OOM"),
         ("import os; os._exit(7)", LoadFailed, "Python worker disconnected."),
         ("import time; time.sleep(600)", LoadFailed, ""),
+        (SCRIBBLE, LoadFailed, "Python worker disconnected."),
     ],
 )
 def test_a_failed_init_call_fails_the_start_in_djls_words(

@@ -13,7 +13,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from .forks import ForkRefused, ForkServer
+from .forks import TRIES, ForkRefused, ForkServer, ForkServerGone
 from .importsets import ImportSets, Key
 from .spawner import Forked, Spawner
 
@@ -147,6 +147,7 @@ class Branches:
 
     async def _build_branch(self, key: Key) -> None:
         """Make the branch of a key hold all that was learned for it; what it lacks is imported in a fork of it."""
+        ends = 0
         try:
             async with self._slots:
                 while key not in self.unfit:
@@ -164,7 +165,8 @@ class Branches:
                     except TimeoutError:
                         self.unfit[key] = f"importing took longer than {_BRANCH_TIMEOUT_S:.0f} s"
                     except ForkRefused as refusal:
-                        if parent.is_alive:
+                        ends += 1
+                        if parent.is_alive and (ends >= TRIES or not isinstance(refusal, ForkServerGone)):
                             self.unfit[key] = str(refusal)
                     else:
                         self._plant(key, Branch(server, [*had, *lacking]))

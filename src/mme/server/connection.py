@@ -70,7 +70,7 @@ class Worker:
         self._decoder = frames.Decoder()
         self._unsent: list[memoryview] = []
         self._ids = itertools.count(1)
-        self._init: asyncio.Future[frames.Header] | None = None
+        self._init: asyncio.Future[LoadFailed | None] | None = None
         self._has_imported = False
         self._is_lost = False
         self._is_held = False  # what it streams stays in its socket, and its time doesn't pass
@@ -86,7 +86,7 @@ class Worker:
         self._init = self._loop.create_future()
         self._send(frames.encode({"id": 0, "op": "init", "inputs": [{"properties": properties, "content": []}]}))
         try:
-            header = await self._init
+            failure = await self._init
         except ConnectionError:
             code = await self._exit_code()
             if self._has_imported:
@@ -94,17 +94,8 @@ class Worker:
             raise LoadFailed(_stream_closed(code if code >= 0 else 128 - code), _ending(code)) from None
         finally:
             self._init = None
-        failure = header.get("failure")
-        if failure is None:
-            return
-        if failure["kind"] == "memory":
-            raise InitOutOfMemory()
-        if failure["kind"] == "import":
-            raise LoadFailed(_stream_closed(1))
-        raise LoadFailed(
-            f"Failed to initialize model: {header.get('message', 'invoke handler failure')}",
-            "" if failure["traceback"] else f"the init call answered: {failure['error']}",
-        )
+        if failure is not None:
+            raise failure
 
     async def _exit_code(self) -> int:
         """How the process ended, or is about to: its socket goes first. Killed if it doesn't end by itself."""
@@ -240,7 +231,7 @@ class Worker:
             if header.get("imported"):
                 self._has_imported = True
             elif header["id"] == 0 and self._init is not None and not self._init.done():
-                self._init.set_result(header)
+                self._init.set_result(_init_failure(header))
             return
         call = flight.calls[header["index"]]
         more = header.get("more")
@@ -347,6 +338,21 @@ def _request(header: frames.Header, calls: Sequence[Call], handler: str) -> list
     if len(calls) == 1:
         calls[0].properties.setdefault("handler", handler)
     return frames.encode(header, *parts)
+
+
+def _init_failure(header: frames.Header) -> LoadFailed | None:
+    """What the answer to an init call says went wrong."""
+    failure = header.get("failure")
+    if failure is None:
+        return None
+    if failure["kind"] == "memory":
+        return InitOutOfMemory()
+    if failure["kind"] == "import":
+        return LoadFailed(_stream_closed(1))
+    return LoadFailed(
+        f"Failed to initialize model: {header.get('message', 'invoke handler failure')}",
+        "" if failure["traceback"] else f"the init call answered: {failure['error']}",
+    )
 
 
 def _ending(code: int) -> str:

@@ -15,6 +15,7 @@ from mme import forkserver
 
 _LENGTH = struct.Struct("!I")
 _FORK_TIMEOUT_S = 15.0  # a fork takes milliseconds; one that takes this long has a stopped or starved server
+TRIES = 3  # to fork what is killed, or loses its parent, at that moment; one that ends each time does so by itself
 _FULL_SOCKET_S = 0.005  # about a fork; a message has four bytes in the socket as long as its descriptors wait there
 _RECEIVE_BYTES = 1 << 16
 
@@ -147,7 +148,7 @@ class ForkServer:
             if not self._ready.done():
                 self._ready.set_result(None)
         elif "unfit" in message:
-            self._fail(message["unfit"])
+            self._fail(ForkRefused(message["unfit"]))
         else:
             answer = self._pending.pop(message["id"])
             if "refused" in message:
@@ -160,9 +161,9 @@ class ForkServer:
             else:
                 answer.set_result((message["pid"], exited))
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, refusal: ForkRefused) -> None:
         if not self._ready.done():
-            self._ready.set_exception(ForkRefused(reason))
+            self._ready.set_exception(refusal)
             self._ready.exception()  # it is the business of those who wait for it, if any
 
     def _gone(self) -> None:
@@ -170,7 +171,7 @@ class ForkServer:
             return
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
-        self._fail(f"fork server {self.pid} ended")
+        self._fail(ForkServerGone(f"fork server {self.pid} ended"))
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(ForkServerGone(f"fork server {self.pid} has gone"))

@@ -21,13 +21,11 @@ from typing import Any
 from mme import forkserver
 
 from .branches import Branches
-from .forks import Family, ForkRefused, ForkServer, ForkServerGone
+from .forks import TRIES, Family, ForkRefused, ForkServer, ForkServerGone
 from .importsets import ImportSets, Key, key_of
 from .spawner import Forked, Spawner
 from .tempfolders import TemporaryFolders
 from .worker import box
-
-_TRIES = 3  # to fork from a branch that goes at that moment; another has taken its place
 
 
 class CannotFork(Exception):
@@ -153,7 +151,7 @@ class Nursery:
             with contextlib.suppress(ForkRefused):
                 return await self._worker(template.server, spec, "forked", own | {"role": "worker", "is_known": True})
         reason = self._no_fork or _own_interpreter(spec)
-        for _ in range(0 if reason else _TRIES):
+        for _ in range(0 if reason else TRIES):
             try:
                 branch, is_known = await self._branches.best(await self._key(spec))
                 request = own | {"role": "worker", "is_known": is_known}
@@ -186,15 +184,21 @@ class Nursery:
 
     async def _start_template(self, spec: WorkerSpec, timeout_s: float, folder: Path) -> ForkServer:
         request = self._request(spec, folder) | {"role": "template", "properties": dict(spec.properties)}
-        try:
-            branch, _ = await self._branches.best(await self._key(spec))
-            forked = await self._spawner.fork_server(branch.server, request, spec.model_name)
-            await forked.ready(timeout_s)
-        except ForkRefused as refusal:
-            raise CannotFork(str(refusal)) from refusal
-        except TimeoutError as error:
-            raise CannotFork(f"its init call took longer than {timeout_s} s") from error
-        return forked
+        reason = ""
+        for _ in range(TRIES):
+            try:
+                branch, _ = await self._branches.best(await self._key(spec))
+                forked = await self._spawner.fork_server(branch.server, request, spec.model_name)
+                await forked.ready(timeout_s)
+                return forked
+            except ForkRefused as refusal:
+                reason = str(refusal)
+                if not isinstance(refusal, ForkServerGone):
+                    break
+            except TimeoutError:
+                reason = f"its init call took longer than {timeout_s} s"
+                break
+        raise CannotFork(reason)
 
     def _remove_after(self, exited: asyncio.Future[int], folder: Path) -> None:
         def remove(_: object) -> None:

@@ -15,6 +15,7 @@ from mme.server.call import Call, Counters
 from mme.server.config import ModelConfig
 from mme.server.connection import Process, Worker
 from mme.server.errors import LoadFailed, NoWorkers, QueueFull, ServerError, WorkerFailed, told
+from mme.server.forks import ForkRefused
 from mme.server.nursery import CannotFork, Nursery, Template, WorkerProcess, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -295,8 +296,8 @@ class Pool:
 
     async def _add_worker(self) -> None:
         """Start one worker and give it calls. Raises ServerError; the process is gone then."""
-        template = await self._get_template() if self.workers else self.template
         try:
+            template = await self._get_template() if self.workers else self.template
             async with asyncio.timeout(self.config.load_timeout_s):
                 process = self._starting = await self._start_process(template)
                 worker = Worker(process, self, self.config.max_content_bytes)
@@ -310,6 +311,8 @@ class Pool:
             raise LoadFailed(cause=f"not loaded within {self.config.load_timeout_s:g} s") from None
         except OSError as error:
             raise LoadFailed(f"error={error.errno}, {error.strerror}") from error
+        except ForkRefused as refusal:
+            raise LoadFailed(cause=str(refusal)) from refusal
         finally:
             self._starting = None
         if self._is_closed:
@@ -335,7 +338,7 @@ class Pool:
                 self.template = await self._nursery.template(self._spec, self.config.load_timeout_s)
             except CannotFork as reason:
                 self._cannot_fork = str(reason)
-                log.warning("%s: further workers are started plain: %s", self.config.title, reason)
+                log.warning("%s: further workers are started without a template: %s", self.config.title, reason)
             else:
                 self.template.exited.add_done_callback(self._forget_template)
                 self.on_change()
