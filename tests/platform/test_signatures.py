@@ -10,12 +10,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request as Sent
 from urllib.request import urlopen
 
 import boto3
 import pytest
+from botocore import xform_name
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
@@ -224,6 +225,14 @@ def test_each_protocol_has_its_own_names_for_what_is_wrong(
         ("POST", "/", FORM, (403, "MissingAuthenticationToken")),
         ("POST", "/", JSON, (400, "MissingAuthenticationTokenException")),
         ("POST", TARGET, {"Content-Type": "text/csv"}, (403, "MissingAuthenticationTokenException")),
+        ("GET", "/?Action=AssumeRole", {}, (403, "AccessDenied")),
+        ("POST", "/?Action=AssumeRoleWithSAML", FORM, (403, "MissingAuthenticationToken")),
+        (
+            "POST",
+            "/",
+            {"X-Amz-Target": "Cognito.GetId"},
+            (400, "MissingAuthenticationTokenException"),
+        ),
     ],
 )
 def test_what_is_not_signed_is_refused(
@@ -339,12 +348,52 @@ def test_a_session_token_makes_keys_of_ones_own_that_end_with_ones_key(
         runtime.invoke_endpoint(EndpointName="none", Body=b"")
     with pytest.raises(ClientError, match="Cannot call GetSessionToken with session credentials"):
         again.get_session_token()
-    with pytest.raises(ClientError, match="GetFederationToken is not supported"):
-        sts.get_federation_token(Name="fed")
     iam.delete_access_key(UserName="tokens", AccessKeyId=key["AccessKeyId"])
     assert whoami(*keys) == "InvalidClientTokenId"
     for one in (sts, s3, runtime, again):
         one.close()
+
+
+ROLE = {"RoleArn": "arn:aws:iam::000000000000:role/anybody"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("AssumeRoleWithWebIdentity", ROLE | {"RoleSessionName": "any", "WebIdentityToken": "x" * 20}),
+        ("AssumeRoleWithSAML", ROLE | {"PrincipalArn": ROLE["RoleArn"], "SAMLAssertion": "abcd"}),
+        ("GetFederationToken", {"Name": "any"}),
+    ],
+)
+def test_no_keys_are_given_for_what_nobody_here_can_verify(
+    platform: Running, client: Any, sign: Any, operation: str, arguments: dict[str, str]
+) -> None:
+    """Signed or not: boto3 signs the last one alone."""
+    with pytest.raises(ClientError, match=f"{operation} is not supported by the local platform; "):
+        getattr(client("sts"), xform_name(operation))(**arguments)
+    body = urlencode({"Action": operation, "Version": "2011-06-15", **arguments}).encode()
+    for sent in (FORM, sign(platform, "sts", "POST", "/", FORM, body)):
+        assert refusal(platform, "POST", "/", sent, body) == (501, "UnsupportedOperation")
+
+
+def test_who_or_what_is_in_iam_keeps_its_name(client: Any, whoami: Any) -> None:
+    iam = client("iam")
+    iam.create_user(UserName="named")
+    key = iam.create_access_key(UserName="named")["AccessKey"]
+    iam.create_group(GroupName="named")
+    for rename, arguments, member in (
+        (iam.update_user, {"UserName": "named", "NewUserName": "other"}, "NewUserName"),
+        (iam.update_group, {"GroupName": "named", "NewGroupName": "other"}, "NewGroupName"),
+        (
+            iam.update_server_certificate,
+            {"ServerCertificateName": "named", "NewServerCertificateName": "other"},
+            "NewServerCertificateName",
+        ),
+    ):
+        with pytest.raises(ClientError, match=f"{member} of Update[A-Za-z]+ is not supported by the local platform"):
+            rename(**arguments)
+    iam.update_user(UserName="named", NewPath="/team/")
+    assert whoami(key["AccessKeyId"], key["SecretAccessKey"]) == "arn:aws:iam::000000000000:user/team/named"
 
 
 class KeyringOfAChange(Keyring):

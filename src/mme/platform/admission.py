@@ -11,13 +11,18 @@ from urllib.parse import parse_qs
 from mme import pages
 from mme.platform import protocols, signing
 from mme.platform.config import ObjectStore
-from mme.platform.errors import AccessDenied
+from mme.platform.errors import AccessDenied, UnsupportedOperation
 from mme.platform.keyring import Keyring
 from mme.platform.messages import Request
 from mme.platform.signatures import Signatures, claim_of
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_UNSIGNED = ("AssumeRoleWithWebIdentity", "AssumeRoleWithSAML")  # of STS: what they are called with proves who calls
+# Of STS, with the reason: moto would give keys to who shows any token at all, and the same to everybody.
+_REFUSED = {
+    "AssumeRoleWithWebIdentity": "there is no identity provider that could have signed its token; use AssumeRole",
+    "AssumeRoleWithSAML": "there is no identity provider that could have signed its assertion; use AssumeRole",
+    "GetFederationToken": "use AssumeRole",
+}
 
 
 def refuse_pages(request: Request) -> None:
@@ -39,12 +44,16 @@ class Admission:
     async def admit(self, service: str, protocol: protocols.Protocol, request: Request, body: bytes) -> Request:
         """The request, whose whole body is `body`, as those behind know its sender, if it may pass.
 
-        Raises NotAuthentic, and for STS what it can't be asked.
+        Raises NotAuthentic, and for STS what it can't be asked: UnsupportedOperation by name, since some of it comes
+        unsigned, and AccessDenied.
         """
         asked = parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0] if service == "sts" else ""
-        if self._is_checked and not (asked in _UNSIGNED and "authorization" not in request.headers):
+        if asked in _REFUSED:
+            raise UnsupportedOperation(f"{asked} is not supported by the local platform; {_REFUSED[asked]}")
+        if self._is_checked:
             await self._signatures.check(claim_of(request, protocol), request, protocol, body)
-        self.keyring.refuse_what_cannot_be(asked, request)
+        if asked == "GetSessionToken":
+            self.keyring.refuse_a_session(request)
         return self.keyring.as_its_owner(request)
 
     async def admit_to_s3(self, request: Request) -> Request:

@@ -226,6 +226,8 @@ class Gateway:
             raise UnsupportedOperation(f"the local platform does not play {service}: {_REFUSED[service]}")
         if service == "monitoring":
             refuse_others(*journals.action_of(request.path, request.headers, body))
+        if service == "iam":
+            journals.refuse_renames(*journals.action_of(request.path, request.headers, body))
         await self._kept(service, request, body, reply)
 
     async def _autoscaling(

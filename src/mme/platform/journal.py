@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from yarl import URL
 
+from mme.platform.errors import UnsupportedOperation
 from mme.platform.state import State
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ _XML = "http://s3.amazonaws.com/doc/2006-03-01/"
 _SCOPE = "AWS4-HMAC-SHA256 Credential=platform/20200101/%s/s3/aws4_request, SignedHeaders=host, Signature=none"
 # What moto needs of a request beside its body, to know service and operation.
 _HEADERS = ("authorization", "content-type", "content-encoding", "x-amz-target", "x-amzn-query-mode", "smithy-protocol")
+
+
+_RENAMES = ("NewUserName", "NewGroupName", "NewServerCertificateName")  # of IAM's Update operations
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,19 @@ def _json(body: bytes) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return parameters if isinstance(parameters, dict) else {}
+
+
+def refuse_renames(action: str, parameters: Mapping[str, Any]) -> None:
+    """For a call to IAM: raise UnsupportedOperation if it gives another name to what is kept under the one it has.
+
+    moto too leaves a renamed user's keys under the old name.
+    """
+    for member in _RENAMES:
+        if member in parameters:
+            raise UnsupportedOperation(
+                f"{member} of {action} is not supported by the local platform; create it under the new name, and "
+                "delete the old one"
+            )
 
 
 class Journal:

@@ -17,7 +17,7 @@ import aiohttp
 from mme.platform import proxy
 from mme.platform.backing import Service
 from mme.platform.config import ObjectStore
-from mme.platform.errors import AccessDenied, UnsupportedOperation
+from mme.platform.errors import AccessDenied
 from mme.platform.messages import Request
 from mme.platform.proxy import UpstreamGone
 from mme.platform.signatures import Secret
@@ -65,11 +65,9 @@ class Keyring:
         signed = _CREDENTIAL.sub(session.owner, request.headers["authorization"], count=1)
         return replace(request, headers={**request.headers, "authorization": signed})
 
-    def refuse_what_cannot_be(self, action: str, request: Request) -> None:
-        """For a call to STS: raise UnsupportedOperation or AccessDenied, in AWS's words where they are known."""
-        if action == "GetFederationToken":
-            raise UnsupportedOperation("GetFederationToken is not supported by the local platform; use AssumeRole")
-        if action == "GetSessionToken" and _key_of(request) in self._sessions:
+    def refuse_a_session(self, request: Request) -> None:
+        """Raise AccessDenied, in AWS's words, for what is asked with a session's key."""
+        if _key_of(request) in self._sessions:
             raise AccessDenied("Cannot call GetSessionToken with session credentials")
 
     def learn(self, request: Request, body: bytes, answer: proxy.Answer) -> proxy.Answer:
@@ -85,7 +83,7 @@ class Keyring:
         elif action == "CreateAccessKey":
             self._state.put(_KIND, access_key, {"secret_key": secret_key, "user_name": _of(said, "UserName")})
             self._known.pop(access_key, None)
-        elif action.startswith("AssumeRole"):
+        elif action == "AssumeRole":
             self._open(access_key, Secret(secret_key, _of(said, "SessionToken")))
         elif action == "GetSessionToken":
             return self._session_of(request, answer)
