@@ -49,6 +49,9 @@ class Fleet:
         await self.gate.wait()
         self.running.pop(endpoint_name, None)
 
+    def is_up(self, endpoint_name: str) -> bool:
+        return endpoint_name in self.running
+
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
@@ -238,6 +241,7 @@ async def test_two_variants_cannot_have_one_name(plane: Plane) -> None:
         ({"Containers": [{"Image": "a"}, {"Image": "b"}]}, "has 2 containers; this platform runs models of one"),
         ({"PrimaryContainer": {}}, "has no Image; name one"),
         ({"PrimaryContainer": {"Image": "i", "ModelDataUrl": "https://a/b"}}, "put it into S3"),
+        ({"PrimaryContainer": {"Image": "i", "Mode": "MultiModel"}}, "has no ModelDataUrl; give it the S3 prefix"),
         ({"PrimaryContainer": {"Image": "i", "ModelPackageName": "p"}}, "ModelPackageName of ContainerDefinition"),
     ],
 )
@@ -333,6 +337,19 @@ async def test_an_error_nobody_foresaw_does_not_leave_an_endpoint_in_progress(pl
     plane.fleet.failure = ZeroDivisionError("by nought")
     await plane.endpoint()
     assert "ZeroDivisionError" in (await plane.status("Failed"))["FailureReason"]
+
+
+async def test_an_error_nobody_foresaw_leaves_an_endpoint_that_serves_in_service_as_it_was(plane: Plane) -> None:
+    await plane.in_service()
+    await plane.config("new")
+    plane.fleet.failure = ZeroDivisionError("by nought")
+    await plane.call("UpdateEndpoint", EndpointName="endpoint", EndpointConfigName="new")
+    described = await plane.status("InService")
+    assert described["EndpointConfigName"] == "config" and "ZeroDivisionError" in described["FailureReason"]
+    assert "PendingDeploymentSummary" not in described
+    plane.fleet.failure = None
+    await plane.call("UpdateEndpoint", EndpointName="endpoint", EndpointConfigName="new")
+    assert (await plane.status("InService"))["EndpointConfigName"] == "new"
 
 
 @pytest.mark.parametrize(
@@ -500,6 +517,47 @@ async def test_an_endpoint_that_does_not_come_back_says_why(plane: Plane) -> Non
     plane.enter()
     await plane.endpoints.recover()
     assert (await plane.described())["FailureReason"] == "the disk is full"
+
+
+async def test_an_endpoint_that_did_not_come_back_comes_back_at_the_next_start(plane: Plane) -> None:
+    await plane.in_service()
+    await plane.config("new")
+    plane.fleet.failure = DeploymentFailed("no")
+    await plane.endpoint("never-up", "new")
+    await plane.status("Failed", "never-up")
+    for failure, status in ((OSError("the disk is away"), "Failed"), (None, "InService")):
+        await plane.leave()
+        plane.fleet.running.clear()
+        plane.fleet.failure = failure
+        plane.enter()
+        assert plane.endpoints.returning() == ["endpoint"]
+        await plane.endpoints.recover()
+        assert (await plane.status(status))["EndpointConfigName"] == "config"
+    assert "FailureReason" not in await plane.described()
+    await plane.call("UpdateEndpoint", EndpointName="endpoint", EndpointConfigName="new")
+    await plane.status("InService")
+    await plane.status("Failed", "never-up")
+
+
+async def test_what_is_asked_of_an_endpoint_while_it_comes_back_is_done(plane: Plane) -> None:
+    await plane.in_service()
+    await plane.config("new")
+    await plane.endpoint("unwanted")
+    await plane.status("InService", "unwanted")
+    await plane.leave()
+    plane.fleet.running.clear()
+    plane.enter()
+    plane.fleet.gate.clear()
+    plane.fleet.failure = DeploymentFailed("no")
+    coming_back = asyncio.create_task(plane.endpoints.recover())
+    await asyncio.sleep(0)
+    await plane.call("DeleteEndpoint", EndpointName="unwanted")
+    await plane.call("UpdateEndpoint", EndpointName="endpoint", EndpointConfigName="new")
+    plane.fleet.gate.set()
+    await coming_back
+    assert (await plane.status("Failed"))["FailureReason"] == "no"
+    with pytest.raises(ValidationException, match="Could not find endpoint"):
+        await plane.status("never", "unwanted")
 
 
 async def test_lists_are_sorted_filtered_and_paged(plane: Plane) -> None:

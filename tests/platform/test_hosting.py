@@ -74,6 +74,36 @@ async def test_a_single_model_that_s3_does_not_have_fails_the_deployment(rig: An
             raise AssertionError("it must not come up")
 
 
+@pytest.mark.parametrize(
+    ("model_data_url", "words"),
+    [("", "'' is not an S3 URL"), ("s3:///none/", "'s3:///none/' is not an S3 URL"), ("s3://[/", "Invalid IPv6 URL")],
+    ids=["empty", "without a bucket", "unreadable"],
+)
+@pytest.mark.parametrize("mode", ["SingleModel", "MultiModel"])
+async def test_model_data_that_is_nowhere_fails_the_deployment_and_leaves_the_old_fleet_serving(
+    rig: Any, mode: str, model_data_url: str, words: str
+) -> None:
+    rig.put("a.tar.gz")
+    async with rig.up():
+        with pytest.raises(DeploymentFailed, match="Production variant AllTraffic cannot be started") as failed:
+            await rig.hosting.deploy(rig.plan(mode=mode, model_data_url=model_data_url))
+        assert words in str(failed.value)
+        assert (await rig.ask("a.tar.gz"))["answer"] == "a.tar.gz"
+        assert len(process_ids(rig)) == 1
+
+
+async def test_a_folder_that_cannot_be_made_fails_the_deployment_until_it_can(rig: Any) -> None:
+    rig.put("a.tar.gz")
+    async with rig.up(rig.plan_named("other")):
+        in_the_way = rig.config.folder / "shop"
+        in_the_way.touch()
+        with pytest.raises(DeploymentFailed, match="variant AllTraffic cannot be started: Not a directory$"):
+            await rig.hosting.deploy(rig.plan(instance_count=2))
+        in_the_way.unlink()
+        await rig.hosting.deploy(rig.plan(instance_count=2))
+        assert (await rig.ask("a.tar.gz"))["answer"] == "a.tar.gz"
+
+
 async def test_a_new_fleet_takes_over_when_it_is_healthy_and_calls_under_way_end_on_the_old_one(rig: Any) -> None:
     rig.put("a.tar.gz", invoke_gate="gate")
     async with rig.up():

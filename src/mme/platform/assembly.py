@@ -79,7 +79,7 @@ class Platform:
         resources = Resources(self._config, state)
         catalog = Catalog(resources)
         self._endpoints = Endpoints(resources, catalog, self._hosting)
-        self._hosting.expect(self._endpoints.in_service())
+        self._hosting.expect(self._endpoints.returning())
         self._operations = {**catalog.operations, **self._endpoints.operations}
         self._scaler = Autoscaler(self._config, self._store, self._operations, self._invocations, self._forget_target)
         self._access = None

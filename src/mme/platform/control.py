@@ -99,7 +99,10 @@ class Catalog:
         refuse(container, "ContainerDefinition")
         if "Image" not in container:
             raise ValidationException(f"the container of model {name!r} has no Image; name one")
-        model_data_url(container)
+        if not model_data_url(container) and container.get("Mode") == "MultiModel":
+            raise ValidationException(
+                f"model {name!r} is MultiModel and has no ModelDataUrl; give it the S3 prefix of its packages"
+            )
         self._resources.refuse_existing(MODEL, name)
         arn = self._resources.arn(MODEL, name)
         document = {

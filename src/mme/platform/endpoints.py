@@ -4,6 +4,7 @@
     InService -> Updating -> InService     UpdateEndpoint, UpdateEndpointWeightsAndCapacities
     InService -> Updating -> RollingBack -> InService   with the FailureReason, the old fleet serving all the while
     InService | Failed -> Deleting         DeleteEndpoint
+    Failed -> InService                    the next start, if it served before
 
 What an endpoint runs is kept with it, so that it comes back after a restart even if its configuration was deleted.
 """
@@ -53,6 +54,8 @@ class Fleet(Protocol):
 
     async def remove(self, endpoint_name: str) -> None: ...
 
+    def is_up(self, endpoint_name: str) -> bool: ...
+
 
 class Endpoints:
     """The operations on endpoints, and the work that goes on behind them. To be used in one event loop."""
@@ -72,15 +75,15 @@ class Endpoints:
             "DeleteEndpoint": self._delete,
         }
 
-    def in_service(self) -> list[str]:
-        """Those that serve, or served when the process before this one ended."""
-        documents = self._state.all(ENDPOINT)
-        return [one["EndpointName"] for one in documents if one["EndpointStatus"] in _SERVING]
+    def returning(self) -> list[str]:
+        """Those that `recover` brings back."""
+        return [one["EndpointName"] for one in self._state.all(ENDPOINT) if _is_returning(one)]
 
     async def recover(self) -> None:
         """Bring back what the state holds. Returns when all that was in service is again, or has failed.
 
-        What was being created, updated or deleted goes on by itself.
+        One that served and didn't come back at an earlier start is tried again. What was being created, updated or
+        deleted goes on by itself.
         """
         coming_back = []
         for document in self._state.all(ENDPOINT):
@@ -89,8 +92,8 @@ class Endpoints:
                 self._spawn(name, self._remove(name))
             elif status == "Creating":
                 self._spawn(name, self._deploy(name))
-            elif status in _SERVING:
-                coming_back.append(self._spawn(name, self._bring_back(name)))
+            elif _is_returning(document):
+                coming_back.append(self._spawn(name, self._bring_back(document)))
         if coming_back:
             await asyncio.wait(coming_back)
 
@@ -211,9 +214,8 @@ class Endpoints:
         if task.cancelled() or task.exception() is None:
             return
         log.error("endpoint %s: the platform failed", name, exc_info=task.exception())
-        document = self._state.get(ENDPOINT, name)
-        if document is not None:
-            self._put(document, EndpointStatus="Failed", FailureReason=f"The platform failed: {task.exception()!r}")
+        if self._state.get(ENDPOINT, name) is not None:
+            self._fail(name, f"The platform failed: {task.exception()!r}")
 
     async def _deploy(self, name: str) -> None:
         """Run the pending plan: the first one of an endpoint, or one that takes over from the fleet that serves."""
@@ -221,7 +223,7 @@ class Endpoints:
         try:
             await self._fleet.deploy(plan)
         except HostingFault as error:
-            await self._written(self._fail, name, error)
+            await self._written(self._fail, name, str(error))
         else:
             await self._written(self._succeed, name)
 
@@ -230,20 +232,26 @@ class Endpoints:
         try:
             await self._fleet.rescale(name, {one.name: (one.weight, one.instance_count) for one in plan.variants})
         except HostingFault as error:
-            await self._written(self._fail, name, error)
+            await self._written(self._fail, name, str(error))
         else:
             await self._written(self._succeed, name)
 
-    async def _bring_back(self, name: str) -> None:
+    async def _bring_back(self, kept: dict[str, Any]) -> None:
         """After a restart: the fleet that served, and then the change that was under way."""
-        document = self._resources.get(ENDPOINT, name)
+        name, failure = kept["EndpointName"], ""
         try:
-            await self._fleet.deploy(loaded(document, "plan"))
+            await self._fleet.deploy(loaded(kept, "plan"))
         except HostingFault as error:
-            self._put(document, EndpointStatus="Failed", FailureReason=_reason(error), pending=None)
-            return
-        if document["pending"] is not None:
+            failure = str(error)
+        if self._state.get(ENDPOINT, name) != kept:
+            return  # what was asked for meanwhile decides
+        if failure:
+            await self._written(self._fail, name, failure)
+        elif kept["pending"] is not None:
             self._spawn(name, self._deploy(name))
+        elif kept["EndpointStatus"] == "Failed":
+            del kept["FailureReason"]
+            await self._written(self._put, kept, EndpointStatus="InService")
 
     async def _remove(self, name: str) -> None:
         await self._fleet.remove(name)
@@ -265,15 +273,19 @@ class Endpoints:
             document, EndpointStatus="InService", EndpointConfigName=pending["config"], plan=pending, pending=None
         )
 
-    def _fail(self, name: str, error: HostingFault) -> None:
+    def _fail(self, name: str, reason: str) -> None:
+        """A change has failed: a fleet that is up serves on; without one the endpoint is Failed."""
         document = self._resources.get(ENDPOINT, name)
-        log.warning("endpoint %s: %s", name, error)
-        if document["plan"] is None:
-            self._put(document, EndpointStatus="Failed", FailureReason=_reason(error), pending=None)
+        log.warning("endpoint %s: %s", name, reason)
+        reason = reason[:_MAX_REASON]
+        if document["plan"] is None or not self._fleet.is_up(name):
+            self._put(document, EndpointStatus="Failed", FailureReason=reason, pending=None)
             return
-        self._put(document, EndpointStatus="RollingBack", FailureReason=_reason(error))
-        self._put(document, EndpointStatus="InService", FailureReason=_reason(error), pending=None)
+        self._put(document, EndpointStatus="RollingBack", FailureReason=reason)
+        self._put(document, EndpointStatus="InService", FailureReason=reason, pending=None)
 
 
-def _reason(error: HostingFault) -> str:
-    return str(error)[:_MAX_REASON]
+def _is_returning(document: Mapping[str, Any]) -> bool:
+    """Whether an endpoint serves, or served before."""
+    status = document["EndpointStatus"]
+    return status in _SERVING or (status == "Failed" and document["plan"] is not None)

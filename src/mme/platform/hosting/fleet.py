@@ -67,8 +67,6 @@ class Instance:
         self._is_ready = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._cpu_before: tuple[float, float] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        self._log = InstanceLog(endpoint_name, plan.name, self.id, folder, publisher)
         known = instance_type(plan.instance_type)
         self._tell = functools.partial(watch, Place(endpoint_name, plan.name, number))
         self.cache = ModelCache(
@@ -83,6 +81,8 @@ class Instance:
             observe=meter.add,
             tell=self._tell,
         )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = InstanceLog(endpoint_name, plan.name, self.id, folder, publisher)
 
     @property
     def container(self) -> Container | None:
@@ -248,13 +248,16 @@ class Instance:
 
 
 def failure_reason(variant_name: str, error: Exception) -> DeploymentFailed:
-    """AWS's FailureReason for an instance that can't be brought up; pytorch/serve#397, and ours for the model data."""
+    """AWS's FailureReason for an instance that can't be brought up; pytorch/serve#397, and ours for all else."""
     if isinstance(error, ContainerStartFailed):
         return DeploymentFailed(
             f"The primary container for production variant {variant_name} did not pass the ping health check. "
             f"Please check CloudWatch logs for this endpoint."
         )
-    return DeploymentFailed(f"Failed to download model data for production variant {variant_name}: {error}")
+    if isinstance(error, HostingFault):
+        return DeploymentFailed(f"Failed to download model data for production variant {variant_name}: {error}")
+    reason = getattr(error, "strerror", None) or error  # without the path on this machine
+    return DeploymentFailed(f"Production variant {variant_name} cannot be started: {reason}")
 
 
 async def remove_folder(folder: Path) -> None:

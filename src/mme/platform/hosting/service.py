@@ -97,6 +97,9 @@ class Hosting:
         """The endpoint if it is deployed."""
         return self._endpoints.get(endpoint_name)
 
+    def is_up(self, endpoint_name: str) -> bool:
+        return endpoint_name in self._endpoints
+
     def expect(self, endpoint_names: Iterable[str]) -> None:
         """These are brought back after a restart: until each has been deployed, or has failed, it is coming back."""
         self._coming_back.update(endpoint_names)
@@ -227,31 +230,37 @@ class Hosting:
             if isinstance(instances, list)
         }
 
+    def _instance(self, endpoint_name: str, plan: VariantPlan, meter: Meter) -> Instance:
+        variant_folder = self.config.folder / endpoint_name / plan.name
+        number = next(n for n in itertools.count() if variant_folder / str(n) not in self._instances)
+        instance = Instance(
+            endpoint_name,
+            plan,
+            number,
+            variant_folder / str(number),
+            self._kind,
+            self.config,
+            self.packages,
+            self._publisher,
+            meter,
+            self._health_period_s,
+            self.watch,
+        )
+        self._instances[instance.folder] = instance
+        return instance
+
     async def _start_instances(self, endpoint_name: str, plan: VariantPlan, count: int, meter: Meter) -> list[Instance]:
-        instances = []
-        for _ in range(count):
-            variant_folder = self.config.folder / endpoint_name / plan.name
-            number = next(n for n in itertools.count() if variant_folder / str(n) not in self._instances)
-            instance = Instance(
-                endpoint_name,
-                plan,
-                number,
-                variant_folder / str(number),
-                self._kind,
-                self.config,
-                self.packages,
-                self._publisher,
-                meter,
-                self._health_period_s,
-                self.watch,
-            )
-            self._instances[instance.folder] = instance
-            instances.append(instance)
-        outcomes = await asyncio.gather(*(instance.start() for instance in instances), return_exceptions=True)
+        instances: list[Instance] = []
+
+        async def start() -> None:
+            instances.append(self._instance(endpoint_name, plan, meter))
+            await instances[-1].start()
+
+        outcomes = await asyncio.gather(*(start() for _ in range(count)), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 await self._discard(instances)
-                if isinstance(outcome, (ContainerStartFailed, HostingFault)):
+                if isinstance(outcome, (ContainerStartFailed, HostingFault, ValueError, OSError)):
                     log.warning("endpoint %s, variant %s: %s", endpoint_name, plan.name, outcome)
                     raise failure_reason(plan.name, outcome) from outcome
                 raise outcome
