@@ -66,6 +66,13 @@ async def until(condition: Callable[[], Any], what: str) -> None:
         await asyncio.sleep(0.005)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 async def begun(registry: Registry, url: str, **arguments: Any) -> Model:
     """A model whose load is held in its init call."""
     model = registry.begin_load(LoadRequest("held", url, **arguments))
@@ -291,6 +298,35 @@ def test_what_a_package_has_pip_build_is_built_in_a_box(tmp_path: Path, monkeypa
         with pytest.raises(LoadFailed) as failed:
             await registry.load(LoadRequest("m", url))
         assert ("PermissionError" in str(failed.value)) is (box.abi() > 0), failed.value
+
+    with_registry(tmp_path, test)
+
+
+def test_unloading_a_model_while_pip_builds_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")
+    source = tmp_path / "m" / "source"
+
+    async def test(registry: Registry) -> None:
+        url = package(tmp_path / "m")
+        source.mkdir()
+        (source / "setup.py").write_text(
+            "import os, time\n"
+            "with open(os.environ['HOME'] + '/builds', 'w') as file:\n"
+            "    file.write(f'{os.getpid()}\\n')\n"
+            "time.sleep(600)\n"
+        )
+        (tmp_path / "m" / "requirements.txt").write_text(f"--no-index\n{source}\n")
+        loading = asyncio.ensure_future(registry.load(LoadRequest("m", url)))
+
+        def builder() -> int:
+            return next((int(file.read_text() or 0) for file in (tmp_path / "cache").rglob("builds")), 0)
+
+        await until(builder, "pip ran the build")
+        process = psutil.Process(builder())
+        await registry.unload("m")
+        with pytest.raises(WorkerFailed, match="Worker shutting down"):
+            await loading
+        await until(lambda: has_ended(process), "the build had ended")
 
     with_registry(tmp_path, test)
 

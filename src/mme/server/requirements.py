@@ -25,7 +25,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from mme import packages
+from mme import forkserver, packages
 from mme.discretion import discreet, within
 from mme.private import NotPrivate, private
 from mme.server.config import ModelConfig
@@ -186,7 +186,7 @@ def _home(environment: Path) -> Iterator[Path]:
     try:
         yield home
     finally:
-        shutil.rmtree(home)
+        shutil.rmtree(home, ignore_errors=True)  # what was killed may still be at it; the next to make it removes all
 
 
 def _is_offline(config: ModelConfig) -> bool:
@@ -205,13 +205,13 @@ async def _run(rules: box.Rules, environment: Path, home: Path, reads: list[str]
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=variables,
+        start_new_session=True,
     )
     try:
         output = (await process.communicate())[0].decode("utf-8", "replace")
-    except asyncio.CancelledError:
-        process.kill()
+    finally:  # at the end or before it: what it has started goes with it
+        forkserver.kill_rest_of_group(process.pid)
         await process.wait()
-        raise
     if process.returncode:
         raise LoadFailed(f"requirements.txt can't be satisfied; pip says: {output.strip()}")
     return output
