@@ -255,6 +255,25 @@ def test_models_of_the_store_are_there_from_the_start_and_a_broken_one_is_not(tm
         assert model["workers"][0]["origin"].startswith("plain: forking is off")
 
 
+def test_paths_may_be_relative_to_where_the_server_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path / "store")
+    venv = package(tmp_path / "venv")
+    (venv / "serving.properties").write_text("maxWorkers=1\noption.enable_venv=true\n")
+    monkeypatch.chdir(tmp_path / "store")
+    with container(tmp_path, "--model-store", ".", MME_NURSERY_DIR="../nursery", DJL_CACHE_DIR="../cache") as running:
+        loaded = running.client.post("/models", json={"model_name": "venv", "url": "../venv"})
+        assert loaded.status_code == 200, loaded.text
+        for name in ("store", "venv"):
+            assert running.client.post(f"/models/{name}/invoke", content=b"x").json()["contents"] == ["data"]
+
+
+def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "mme.server", "--model-store", str(tmp_path / "nope")]
+    refused = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert f"--model-store {tmp_path}/nope: there is no such folder" in refused.stderr
+
+
 def test_a_port_that_is_taken_or_a_wrong_budget_is_said(tmp_path: Path, running: Running) -> None:
     port = str(running.client.base_url.port)
     argv = [sys.executable, "-m", "mme.server", "--port", port]

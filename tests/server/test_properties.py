@@ -151,9 +151,12 @@ def test_a_scikit_learn_file_alone_gets_the_built_in_handler(tmp_path: Path, nam
     assert read(tmp_path).entry_point == "model.py"
 
 
-def test_a_url_may_be_a_path_a_file_url_a_parent_or_end_in_a_slash(tmp_path: Path) -> None:
+def test_a_url_may_be_a_path_a_file_url_a_parent_or_end_in_a_slash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = package(tmp_path / "m" / "model")
-    for url in (f"{folder}", f"{folder}/", f"file://{folder}", f"file:{folder}", f"{folder.parent}"):
+    monkeypatch.chdir(tmp_path)
+    for url in (f"{folder}", f"{folder}/", f"file://{folder}", f"file:{folder}", f"{folder.parent}", "m/model", "m"):
         assert config.model_dir(url) == folder, url
     for url in ("", "nope/x", f"{folder}/nope", "s3://bucket/x"):
         with pytest.raises(ModelNotFound, match="Invalid model url"):

@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         container = ContainerConfig.from_environ(os.environ)
         if container.nursery_dir is not None:
             private(container.nursery_dir)
+        store = None if arguments.model_store is None else Path(os.path.abspath(arguments.model_store))
+        if store is not None and not store.is_dir():
+            raise ValueError(f"--model-store {arguments.model_store}: there is no such folder")
     except ValueError as error:
         parser.error(str(error))
     os.umask(UMASK)
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     key = os.environ.pop(KEY, "")  # no worker is told
     mark = os.environ[_MARK] = os.environ.get(_MARK) or uuid.uuid4().hex
     try:
-        return uvloop.run(serve(container, arguments.host, arguments.port, arguments.model_store, key))
+        return uvloop.run(serve(container, arguments.host, arguments.port, store, key))
     finally:
         sweep(_MARK, mark)
 

@@ -69,8 +69,8 @@ class ContainerConfig:
             worker_memory_mb=budget if limit is None else limit,
             box=Rules.from_environ(environ),
             fork=environ.get("MME_FORK", "").lower() != "off",
-            nursery_dir=Path(nursery) if nursery else None,
-            cache_dir=Path(cache) if cache else None,
+            nursery_dir=Path(nursery).absolute() if nursery else None,
+            cache_dir=Path(cache).absolute() if cache else None,
             environ=environ,
         )
 
@@ -133,9 +133,9 @@ class ModelConfig:
 def model_dir(url: str) -> Path:
     """The folder of a load request's url, a path or `file:` url; one level down if all it holds is a folder.
 
-    Raises ModelNotFound. (DJL: Utils.getNestedModelDir.)
+    A relative path is one from where the server was started. Raises ModelNotFound. (DJL: Utils.getNestedModelDir.)
     """
-    folder = Path(re.sub(r"^file:(//)?(?=/)", "", url))
+    folder = Path(re.sub(r"^file:(//)?(?=/)", "", url)).absolute()  # workers have working directories of their own
     try:
         entries = list(folder.iterdir()) if url else None
     except (OSError, ValueError):  # no folder, not readable, not a path at all
