@@ -69,7 +69,7 @@ async def send(
     path: str,
     query: str,
     headers: dict[str, str],
-    body: aiohttp.StreamReader | None = None,
+    body: aiohttp.StreamReader | bytes | None = None,
 ) -> aiohttp.ClientResponse:
     """A request of the platform's own to the store of objects."""
     signature = signing.signed(method, path, query, headers, store)

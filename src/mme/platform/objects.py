@@ -12,6 +12,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import aiohttp
 
@@ -70,6 +71,8 @@ class Objects:
         if one.key and one.method in ("PUT", "POST"):
             self._files.check(one.bucket, one.key)
         match one.method:
+            case "POST" if "delete" in one.query:
+                whole = await self._delete_objects(one, request)
             case "POST":
                 whole = await self._post(one, request)
             case "PUT" if one.key.endswith("/"):
@@ -136,26 +139,48 @@ class Objects:
         return shown_all(answer)
 
     async def _post(self, one: s3.Call, request: Request) -> Answer:
-        """DeleteObjects, or the begin or end of an upload in parts."""
+        """The begin or end of an upload in parts."""
         body = await request.body.whole(_XML_LIMIT_BYTES)
-        deleted = _keys_in(body) if "delete" in one.query else []
-        for key in deleted:
-            if not self._files.is_free(one.bucket, key):
-                raise s3.InvalidRequest(
-                    f"the local S3 keeps objects as files, and none has the key {key!r}; leave it out of DeleteObjects"
-                )
         answer = await proxy.exchange(self._session, self._store.s3_url, request, body)
         if answer.status != 200:
             return answer
-        if "delete" in one.query:
-            self._state.forget_objects(one.bucket, deleted)
-        elif "uploads" in one.query:
+        if "uploads" in one.query:
             upload = ElementTree.fromstring(answer.body).findtext("{*}UploadId", "")
             self._uploads[upload] = _said(one.headers)
         else:
             said = self._uploads.pop(one.query["uploadId"], {})
             self._state.describe(one.bucket, one.key, await self._etag_of(one), said)
         return answer
+
+    async def _delete_objects(self, one: s3.Call, request: Request) -> Answer:
+        """A key that no object can have counts as deleted; it is kept from the store, which takes it for another's."""
+        body = await request.body.whole(_XML_LIMIT_BYTES)
+        try:
+            deletion = ElementTree.fromstring(body)
+        except ElementTree.ParseError as error:
+            raise s3.MalformedXML(f"the body of DeleteObjects is no XML: {error}") from None
+        absent = ""
+        for each in deletion.findall("{*}Object"):
+            for member in each:
+                if (name := member.tag.rpartition("}")[2]) != "Key":
+                    raise s3.NotImplementedHere(f"the local S3 does not support {name} of DeleteObjects; leave it out")
+            key = each.findtext("{*}Key", "")
+            if not self._files.is_free(one.bucket, key):
+                deletion.remove(each)
+                absent += f"<Deleted><Key>{escape(key)}</Key></Deleted>"
+        rest = ElementTree.tostring(deletion)
+        try:
+            sent = copies.send(self._session, self._store, "POST", request.path, "delete", {}, rest)
+            async with await sent as answer:
+                status, headers, said = answer.status, passed_back(answer), await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UpstreamGone(str(error)) from error
+        if status != 200:
+            return Answer(status, headers, said)
+        self._state.forget_objects(one.bucket, [key.text or "" for key in deletion.iterfind("{*}Object/{*}Key")])
+        if deletion.findtext("{*}Quiet") != "true":
+            said = said.replace(b"</DeleteResult>", f"{absent}</DeleteResult>".encode())
+        return Answer(200, [("content-type", "application/xml"), ("content-length", str(len(said)))], said)
 
     async def _copy(self, one: s3.Call, request: Request) -> Answer:
         """A copy is said of what its source is, or what the call says instead; S3 does nothing between."""
@@ -187,14 +212,6 @@ class Objects:
                 return _etag(answer)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UpstreamGone(str(error)) from error
-
-
-def _keys_in(deletion: bytes) -> list[str]:
-    try:
-        keys = ElementTree.fromstring(deletion).iterfind("{*}Object/{*}Key")
-    except ElementTree.ParseError as error:
-        raise s3.MalformedXML(f"the body of DeleteObjects is no XML: {error}") from None
-    return [key.text or "" for key in keys]
 
 
 def _is_unchanged(one: s3.Call, answer: aiohttp.ClientResponse) -> bool:
