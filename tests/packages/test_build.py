@@ -125,9 +125,14 @@ def test_what_unpack_would_refuse_is_not_built(folder: Path, tmp_path: Path, spo
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_an_archive_is_never_built_into_its_own_folder(folder: Path):
-    with pytest.raises(packages.CannotBuild, match="write it beside the folder"):
-        packages.build(folder, folder / "tiny.tar.gz")
+@pytest.mark.parametrize("make", [packages.build, packages.pack])
+def test_an_archive_is_never_built_into_its_own_folder_nor_over_one(folder: Path, tmp_path: Path, make):
+    for archive in (folder / "tiny.tar.gz", folder / "model" / "tiny.tar.gz"):
+        with pytest.raises(packages.CannotBuild, match="write it beside the folder"):
+            make(folder, archive)
+    with pytest.raises(packages.CannotBuild, match="is a folder; name the archive in it: .*/tiny.tar.gz"):
+        make(folder, tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path: Path):

@@ -86,6 +86,9 @@ def test_what_names_no_single_version_is_a_slip(folder: Path, text: str):
 def test_a_requirements_file_is_read_without_its_comments(tmp_path: Path):
     (tmp_path / "lib.txt").write_text("# why\none==1  # because\n\ntwo==2\n")
     assert packages.read_requirements(tmp_path / "lib.txt") == ["one==1", "two==2"]
+    (tmp_path / "lib.txt").write_bytes(b"\x80\x04")
+    with pytest.raises(ValueError, match="lib.txt is no text; write a name==version"):
+        packages.read_requirements(tmp_path / "lib.txt")
 
 
 def test_what_this_python_cannot_import_is_named(folder: Path, shelf: Path):
