@@ -446,6 +446,26 @@ def test_a_worker_that_must_not_be_forked_is_plain_and_the_same(home, options, p
     run(test)
 
 
+def test_a_traceback_without_an_end_is_told_in_parts(home):
+    code = """
+    import sys
+    print("Traceback (most recent call last):", *["  " + "x" * 998] * 1000, sep="\\n", file=sys.stderr, flush=True)
+    answer = 1
+    """
+
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        worker = await loaded(nursery, home.model("endless"))
+        assert await value(worker, code) == 1
+        while sum(len(text) for name, _, text in home.lines if name == "endless") < 900_000:
+            await asyncio.sleep(0.01)
+        assert max(len(text) for _, _, text in home.lines) <= 1 << 16
+        await nursery.close()
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("python", "error"),
     [("./missing", FileNotFoundError), ("not-on-path-xyz", FileNotFoundError), ("./x", PermissionError)],

@@ -66,10 +66,11 @@ class Records:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._chars = 0  # in them
         self._is_open = False  # a traceback has begun, and its last line, the error's, hasn't come
 
     def take(self, lines: list[str]) -> list[str]:
-        """The records that these lines complete; those of a traceback that goes on wait for its end."""
+        """The records that these lines complete; those of a traceback wait for its end, if it isn't too long."""
         found: list[str] = []
         for line in lines:
             is_link = not line or line.startswith(_LINKS)
@@ -84,9 +85,13 @@ class Records:
             else:
                 found += self.end()
             self._lines.append(line)
+            self._chars += len(line) + 1
+            if self._chars > _MAX_RECORD_CHARS:
+                found += self.end()
         return found if self._is_open else found + self.end()
 
     def end(self) -> list[str]:
         """What is left as a record."""
-        record, self._lines, self._is_open = "\n".join(self._lines), [], False
+        record = "\n".join(self._lines)
+        self._lines, self._chars, self._is_open = [], 0, False
         return [record.rstrip("\r\n")[:_MAX_RECORD_CHARS]] if record else []

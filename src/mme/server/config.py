@@ -133,7 +133,9 @@ class ModelConfig:
 def model_dir(url: str) -> Path:
     """The folder of a load request's url, a path or `file:` url; one level down if all it holds is a folder.
 
-    A relative path is one from where the server was started. Raises ModelNotFound. (DJL: Utils.getNestedModelDir.)
+    A relative path is one from where the server was started, as in DJL.
+
+    Raises ModelNotFound. (DJL: Utils.getNestedModelDir.)
     """
     folder = Path(re.sub(r"^file:(//)?(?=/)", "", url)).absolute()  # workers have working directories of their own
     try:
