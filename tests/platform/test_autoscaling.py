@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Shop:
         catalog = Catalog(resources)
         self.endpoints = Endpoints(resources, catalog, hosting)
         self.operations: dict[str, Operation] = {**catalog.operations, **self.endpoints.operations}
+        self.operations["DescribeEndpoint"] = self.describe
         self.calls_per_minute = 0.0
         self.counted_at_s = time.monotonic()
         self.forgotten: list[str] = []
@@ -60,6 +61,12 @@ class Shop:
             aws_access_key_id="key",
             aws_secret_access_key="secret",
         )
+
+    async def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """As the control plane does, but for an endpoint that finds an error nobody foresaw."""
+        if request["EndpointName"] == "cursed":
+            raise ZeroDivisionError("by nought")
+        return await self.endpoints.operations["DescribeEndpoint"](request)
 
     def total(self, endpoint_name: str, variant_name: str) -> float | None:
         """Count what the runtime would have counted since the last time, then ask hosting for the sum."""
@@ -204,6 +211,43 @@ async def test_a_deleted_endpoints_targets_are_deregistered(shop: Shop) -> None:
     assert shop.forgotten == [TARGET["ResourceId"]]
 
 
+async def test_what_aws_would_have_refused_keeps_no_other_target_from_being_scaled(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    dimension = {name: TARGET[name] for name in ("ServiceNamespace", "ScalableDimension")}
+    limits: list[tuple[str, dict[str, int]]] = [
+        ("endpoint/scaled/variant/AllTraffic/more", {"MinCapacity": 1, "MaxCapacity": 2}),
+        ("endpoint/scaled/variant/Reversed", {"MinCapacity": 5, "MaxCapacity": 2}),
+        ("endpoint/scaled/variant/Unlimited", {}),
+        ("endpoint/nowhere/variant/AllTraffic", {"MinCapacity": 1, "MaxCapacity": 2}),
+        ("endpoint/cursed/variant/AllTraffic", {"MinCapacity": 1, "MaxCapacity": 2}),
+    ]
+    for resource_id, given in limits:
+        shop.aws.register_scalable_target(ResourceId=resource_id, **dimension, **given)
+    shop.register(1, 3)
+    for number, target_value in enumerate((0.0, -1.0)):
+        shop.aws.put_scaling_policy(
+            **TARGET,
+            PolicyName=f"idle-{number}",
+            PolicyType="TargetTrackingScaling",
+            TargetTrackingScalingPolicyConfiguration=TRACKING | {"TargetValue": target_value},
+        )
+    shop.calls_per_minute = 225
+    await shop.activity("Successful")
+    assert (await shop.described())["CurrentInstanceCount"] == 3
+    said = [record.getMessage() for record in caplog.records]
+    for what in (
+        "scalable target of endpoint/scaled/variant/AllTraffic/more",
+        "scalable target of endpoint/scaled/variant/Reversed",
+        "scalable target of endpoint/scaled/variant/Unlimited",
+        f"idle-0 of {TARGET['ResourceId']}",
+        f"idle-1 of {TARGET['ResourceId']}",
+    ):
+        assert sum(line.startswith(f"{what} is not heeded: ") for line in said) == 1, what
+    [cursed, *_] = [record for record in caplog.records if "endpoint/cursed" in record.getMessage()]
+    assert cursed.exc_info is not None and cursed.exc_info[0] is ZeroDivisionError
+
+
 async def test_activities_are_filtered_and_paged_newest_first(shop: Shop) -> None:
     shop.aws.register_scalable_target(**TARGET, MinCapacity=2, MaxCapacity=3)
     await shop.activity("Successful")
@@ -241,7 +285,12 @@ def test_a_policy_that_would_never_act_is_refused_by_name(parameters: dict[str, 
 @pytest.mark.parametrize(
     "parameters",
     [
-        TARGET | {"PolicyType": "TargetTrackingScaling", "TargetTrackingScalingPolicyConfiguration": TRACKING},
+        TARGET
+        | {
+            "PolicyName": "track",
+            "PolicyType": "TargetTrackingScaling",
+            "TargetTrackingScalingPolicyConfiguration": TRACKING,
+        },
         {"ScalableDimension": "ecs:service:DesiredCount", "PolicyType": "StepScaling"},
     ],
 )

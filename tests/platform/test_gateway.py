@@ -218,6 +218,78 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+VARIANT = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
+SCALED = {**VARIANT, "ResourceId": f"endpoint/{ENDPOINT}/variant/AllTraffic"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"ResourceId": ENDPOINT}, "is no variant; write endpoint/NAME/variant/NAME"),
+        ({"ResourceId": f"endpoint/{ENDPOINT}"}, "is no variant; write endpoint/NAME/variant/NAME"),
+        ({"ResourceId": f"endpoint/{ENDPOINT}/variant/"}, "is no variant; write endpoint/NAME/variant/NAME"),
+        ({"ResourceId": f"endpoint/{ENDPOINT}/variant/A/b"}, "is no variant; write endpoint/NAME/variant/NAME"),
+        ({"ResourceId": f"endpoint/{ENDPOINT}/variant/No"}, 'Could not find variant "No" of endpoint "arn:aws:'),
+        ({"ResourceId": "endpoint/nobody/variant/AllTraffic"}, 'Could not find endpoint "arn:aws:'),
+        ({"MinCapacity": 3}, "MinCapacity 3 with MaxCapacity 2 can't be"),
+        ({"MinCapacity": -1}, "MinCapacity -1 with MaxCapacity 2 can't be"),
+        ({"MinCapacity": None}, "a new scalable target needs both limits"),
+        ({"MinCapacity": None, "MaxCapacity": None}, "a new scalable target needs both limits"),
+    ],
+)
+def test_a_scalable_target_that_cannot_be_is_refused(
+    client: Any, endpoint: str, given: dict[str, Any], words: str
+) -> None:
+    scaling = client("application-autoscaling")
+    parameters = {**SCALED, "MinCapacity": 1, "MaxCapacity": 2, **given}
+    sent = {name: value for name, value in parameters.items() if value is not None}
+    error = refused(scaling.register_scalable_target, **sent)
+    assert error.response["Error"]["Code"] == "ValidationException"
+    assert words in error.response["Error"]["Message"]
+    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+
+
+def test_a_scalable_target_keeps_the_limit_that_it_is_not_given_anew(client: Any, endpoint: str) -> None:
+    scaling = client("application-autoscaling")
+    scaling.register_scalable_target(**SCALED, MinCapacity=1, MaxCapacity=2)
+    try:
+        scaling.register_scalable_target(**SCALED, MaxCapacity=3)
+        error = refused(scaling.register_scalable_target, **SCALED, MinCapacity=4)
+        assert "MinCapacity 4 with MaxCapacity 3 can't be" in str(error)
+        [registered] = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+        assert (registered["MinCapacity"], registered["MaxCapacity"]) == (1, 3)
+    finally:
+        scaling.deregister_scalable_target(**SCALED)
+
+
+@pytest.mark.parametrize(
+    ("target_value", "resource_id", "words"),
+    [
+        (0.0, SCALED["ResourceId"], "TargetValue 0.0 can't be met; give a number above 0"),
+        (-1.0, SCALED["ResourceId"], "TargetValue -1.0 can't be met; give a number above 0"),
+        (1e200, SCALED["ResourceId"], "TargetValue 1e+200 can't be met; give a number above 0 and below 2^360"),
+        (1.0, f"endpoint/{ENDPOINT}", "is no variant; write endpoint/NAME/variant/NAME"),
+    ],
+)
+def test_a_scaling_policy_that_cannot_be_is_refused(
+    client: Any, endpoint: str, target_value: float, resource_id: str, words: str
+) -> None:
+    tracking = {
+        "TargetValue": target_value,
+        "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
+    }
+    error = refused(
+        client("application-autoscaling").put_scaling_policy,
+        **VARIANT,
+        ResourceId=resource_id,
+        PolicyName="track",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration=tracking,
+    )
+    assert error.response["Error"]["Code"] == "ValidationException"
+    assert words in error.response["Error"]["Message"]
+
+
 def test_an_asynchronous_call_is_refused_by_name(runtime: Any, endpoint: str) -> None:
     error = refused(runtime.invoke_endpoint_async, EndpointName=endpoint, InputLocation="s3://bucket/input")
     assert error.response["Error"]["Code"] == "UnsupportedOperation"

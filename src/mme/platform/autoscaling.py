@@ -20,9 +20,9 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.platform.config import ObjectStore, PlatformConfig
-from mme.platform.errors import AwsError, InvalidNextToken, ValidationException
+from mme.platform.errors import AwsError, InvalidNextToken, ServiceUnavailable, ValidationException
 from mme.platform.resources import Operation
-from mme.platform.scalable_targets import DIMENSION, Registry, Target
+from mme.platform.scalable_targets import DIMENSION, Registry, Target, checked, read_target
 from mme.platform.tracking import POINTS_LOW, Change, Decision, decide
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,12 @@ class Autoscaler:
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("autoscaling: the platform failed", exc_info=error)
 
     async def _run(self) -> None:
         is_away = False
@@ -92,10 +97,12 @@ class Autoscaler:
                     log.warning("scalable targets cannot be read, nothing is scaled: %s", error)
                 is_away = True
                 continue
-            for gone in self._tracked.keys() - {target.resource_id for target in targets}:
+            for gone in self._tracked.keys() - {one.resource_id for one in targets}:
                 del self._tracked[gone]
-            for target in targets:
-                await self._evaluate(target)
+            outcomes = await asyncio.gather(*map(self._evaluate, targets), return_exceptions=True)
+            for one, outcome in zip(targets, outcomes, strict=True):
+                if isinstance(outcome, Exception):  # which keeps no other target from being scaled
+                    log.error("%s is not scaled: the platform failed", one.resource_id, exc_info=outcome)
 
     async def _evaluate(self, target: Target) -> None:
         try:
@@ -189,6 +196,29 @@ class Autoscaler:
                     "" if is_there else endpoint.get("FailureReason", f"the endpoint is {endpoint['EndpointStatus']}")
                 )
             await asyncio.sleep(_POLL_S)
+
+    async def refuse_target(self, parameters: Mapping[str, Any]) -> None:
+        """Raise ValidationException for a RegisterScalableTarget that AWS refuses and moto would keep.
+
+        A target that is registered again keeps what it isn't given anew.
+        """
+        if parameters["ScalableDimension"] != DIMENSION:
+            return
+        given = {name: value for name, value in parameters.items() if value is not None}
+        if not given.keys() >= {"MinCapacity", "MaxCapacity"}:
+            try:
+                given = await asyncio.to_thread(self._registry.registered, parameters["ResourceId"]) | given
+            except (BotoCoreError, ClientError) as error:
+                raise ServiceUnavailable("scalable targets cannot be read; try again later") from error
+        wanted = checked(read_target, given)
+        endpoint = await self._operations["DescribeEndpoint"]({"EndpointName": wanted.endpoint_name})
+        pending = endpoint.get("PendingDeploymentSummary", {}).get("ProductionVariants", [])
+        names = {one["VariantName"] for one in [*endpoint.get("ProductionVariants", []), *pending]}
+        if wanted.variant_name not in names:
+            raise ValidationException(
+                f'Could not find variant "{wanted.variant_name}" of endpoint "{endpoint["EndpointArn"]}"; '
+                f"there are: {', '.join(sorted(names))}"
+            )
 
     def describe_scaling_activities(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """DescribeScalingActivities of Application Auto Scaling, the newest first."""

@@ -243,7 +243,10 @@ class Gateway:
         if name == "DescribeScalingActivities":
             reply.whole(*protocols.answer(scaler.describe_scaling_activities(parameters), request_id))
             return
-        if name == "PutScalingPolicy":
+        if name == "RegisterScalableTarget":
+            await self._aws.up(proxy.ANSWER_S)
+            await scaler.refuse_target(parameters)
+        elif name == "PutScalingPolicy":
             refuse_policy(parameters)
         await self._kept("application-autoscaling", request, body, reply)
 
