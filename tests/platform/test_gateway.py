@@ -290,6 +290,18 @@ def test_a_scaling_policy_that_cannot_be_is_refused(
     assert words in error.response["Error"]["Message"]
 
 
+def test_a_request_that_moto_fails_at_is_an_internal_failure_in_the_protocol(client: Any) -> None:
+    error = refused(
+        client("application-autoscaling").register_scalable_target,
+        ServiceNamespace="ecs",
+        ResourceId="service/without-a-cluster",
+        ScalableDimension="ecs:service:DesiredCount",
+    )
+    assert error.response["Error"]["Code"] == "InternalFailure"
+    assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 500
+    assert "moto, which plays application-autoscaling here, failed at this request" in str(error)
+
+
 def test_an_asynchronous_call_is_refused_by_name(runtime: Any, endpoint: str) -> None:
     error = refused(runtime.invoke_endpoint_async, EndpointName=endpoint, InputLocation="s3://bucket/input")
     assert error.response["Error"]["Code"] == "UnsupportedOperation"

@@ -263,6 +263,8 @@ class Gateway:
                 answer = await proxy.exchange(self._session, self._aws.url, request, body)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise proxy.UpstreamGone(f"moto: {error!r}") from error
+        if answer.status == 500:  # a page for people, which no client of AWS's reads
+            raise InternalFailure(f"moto, which plays {service} here, failed at this request; moto.log says why")
         if answer.status < 300:
             self._record(service, seed, request, body)
             if service in ("iam", "sts"):
