@@ -6,6 +6,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 import uvloop
 
 from mme import packages
-from mme.server import memory, requirements
+from mme.server import config, memory, requirements
 from mme.server.config import ContainerConfig, LoadRequest
 from mme.server.errors import Conflict, LoadFailed, ModelNotFound, OutOfMemory, ServerError, WorkerFailed
-from mme.server.nursery import Nursery
+from mme.server.nursery import Nursery, WorkerSpec
 from mme.server.registry import Model, Registry
+from mme.server.tempfolders import TemporaryFolders
 from mme.server.worker import box
 
 HANDLER = "def handle(inputs):\n    return None\n"
@@ -183,6 +185,19 @@ def test_a_model_that_does_not_fit_the_budget_is_refused_until_another_leaves(tm
         status = registry.status()
         assert status["memory"]["budget_mb"] == 20000
         assert all(worker["pss_mb"] > 1 for model in status["models"] for worker in model["workers"])
+
+    with_registry(tmp_path, test, MME_MEMORY_BUDGET_MB="20000")
+
+
+def test_what_is_promised_to_a_model_outlasts_the_end_of_one_that_had_its_name(tmp_path: Path) -> None:
+    async def test(registry: Registry) -> None:
+        request = LoadRequest("m", package(tmp_path / "m", settings="required_memory_mb=9000\n"))
+        settings = config.read(request, ContainerConfig.from_environ({}))
+        first, second = Model(request, is_startup=False), Model(request, is_startup=False)
+        for model in (first, second):
+            await registry.memory.reserve(model, settings)
+        registry.memory.release(first)
+        assert 9000 < registry.memory.used_mb() < 18000
 
     with_registry(tmp_path, test, MME_MEMORY_BUDGET_MB="20000")
 
@@ -353,12 +368,24 @@ def test_environments_that_somebody_else_could_have_made_are_not_used(
 def test_enable_venv_gives_the_model_a_python_of_its_own_and_takes_it_back(tmp_path: Path) -> None:
     async def test(registry: Registry) -> None:
         url = package(tmp_path / "m", settings="option.enable_venv=true\nmaxWorkers=1\n")
-        await registry.load(LoadRequest("m", url))
-        assert len(list((tmp_path / "cache" / "environments").iterdir())) == 1
-        await registry.unload("m")
-        assert list((tmp_path / "cache" / "environments").iterdir()) == []
+        for name in ("m", "the-same"):
+            await registry.load(LoadRequest(name, url))
+        environments = tmp_path / "cache" / "environments"
+        for name, left in (("m", 1), ("the-same", 0)):
+            assert len(list(environments.iterdir())) == 1
+            await registry.unload(name)
+            assert len(list(environments.iterdir())) == left
 
     with_registry(tmp_path, test)
+
+
+def test_a_workers_folder_can_be_made_while_the_models_last_one_is_removed(tmp_path: Path) -> None:
+    folders = TemporaryFolders(tmp_path)
+    model = WorkerSpec("m", tmp_path, "model.py")
+    with ThreadPoolExecutor(2) as removing:
+        for _ in range(5000):
+            removing.submit(folders.remove, folders.make(model))
+    folders.close()
 
 
 def test_every_error_has_a_body_that_java_could_have_written() -> None:

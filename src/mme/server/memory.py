@@ -12,7 +12,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -50,13 +50,15 @@ def pss_mb(pid: int) -> float:
 class Memory:
     """The container's memory: what is taken, by process, and what loads under way will take."""
 
-    def __init__(self, budget_mb: int | None, is_multi_model: bool, pids: Callable[[], dict[str, list[int]]]) -> None:
-        """`pids` tells the processes of each model, and under other names what else there is but this one."""
+    def __init__(
+        self, budget_mb: int | None, is_multi_model: bool, pids: Callable[[], Mapping[Hashable, list[int]]]
+    ) -> None:
+        """`pids` tells the processes of each owner: each model, and whatever else there is but this process."""
         self.budget_mb = budget_mb
         self._is_multi_model = is_multi_model
         self._pids = pids
         self._last_mb: dict[int, float] = {}
-        self._promised_mb: dict[str, float] = {}
+        self._promised_mb: dict[Hashable, float] = {}
         self._round: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -74,12 +76,12 @@ class Memory:
 
     def used_mb(self) -> float:
         """What all processes take, a model that loads at least what it was promised."""
-        owned = {name: self.of(pids) for name, pids in self._pids().items()}
-        loading = sum(max(0.0, mb - owned.get(name, 0.0)) for name, mb in self._promised_mb.items())
+        owned = {owner: self.of(pids) for owner, pids in self._pids().items()}
+        loading = sum(max(0.0, mb - owned.get(owner, 0.0)) for owner, mb in self._promised_mb.items())
         return self.of([os.getpid()]) + sum(owned.values()) + loading
 
-    async def reserve(self, config: ModelConfig) -> None:
-        """Take what the model will need, until `measure` knows better. Raises OutOfMemory if it doesn't fit."""
+    async def reserve(self, owner: Hashable, config: ModelConfig) -> None:
+        """Take what the model will need, until `settle` knows better. Raises OutOfMemory if it doesn't fit."""
         required = config.required_mb
         if required is None:
             required = int(_FILES_FACTOR * _files_bytes(config.model_dir) / _MB) if self._is_multi_model else 0
@@ -93,15 +95,15 @@ class Memory:
         log.info("%s: required memory: %d MB, free: %d MB", config.title, required, free)
         if free - required < (reserved or 0) or not _has_descriptors():
             raise OutOfMemory()
-        self._promised_mb[config.name] = required
+        self._promised_mb[owner] = required
 
-    async def settle(self, name: str, pids: Iterable[int]) -> None:
+    async def settle(self, owner: Hashable, pids: Iterable[int]) -> None:
         """The load of a model is over: measure its processes, and count these instead of what was promised."""
         await self._measure(pids)
-        self.release(name)
+        self.release(owner)
 
-    def release(self, name: str) -> None:
-        self._promised_mb.pop(name, None)
+    def release(self, owner: Hashable) -> None:
+        self._promised_mb.pop(owner, None)
 
     def _all_pids(self) -> list[int]:
         return [pid for pids in self._pids().values() for pid in pids]

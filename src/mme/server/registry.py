@@ -10,7 +10,7 @@ import asyncio
 import collections
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from mme.server import config as configuration
@@ -158,7 +158,11 @@ class Registry:
             await asyncio.wait([model.load])
         if model.pool is not None:
             await model.pool.close()
-        requirements.forget(model.config, self._container.cache_dir)
+        if model.config is not None and not any(
+            other.config is not None and other.config.model_dir == model.config.model_dir
+            for other in self.models.values()
+        ):
+            requirements.forget(model.config, self._container.cache_dir)
         log.info("%s: unloaded", model.request.title)
 
     async def scale(self, name: str, min_workers: int | None, max_workers: int | None) -> Pool:
@@ -213,7 +217,7 @@ class Registry:
         began = time.monotonic()
         try:
             config = model.config = configuration.read(model.request, self._container)
-            await self.memory.reserve(config)
+            await self.memory.reserve(model, config)
             await asyncio.to_thread(requirements.examine, config)
             python = await requirements.interpreter(config, self._container.cache_dir, self._container.box)
             spec = WorkerSpec(
@@ -244,7 +248,7 @@ class Registry:
 
     def _load_failed(self, model: Model, error: BaseException) -> None:
         log.warning("%s: not loaded: %s", model.request.title, told(error))
-        self.memory.release(model.name)
+        self.memory.release(model)
         if self.models.get(model.name) is model:
             if model.request.synchronous:
                 del self.models[model.name]
@@ -257,13 +261,11 @@ class Registry:
             load.exception()  # whoever waits for the load is told; if nobody does, the log was
 
     async def _settle(self, model: Model, pool: Pool) -> None:
-        await self.memory.settle(model.name, [worker.process.pid for worker in pool.workers])
+        await self.memory.settle(model, [worker.process.pid for worker in pool.workers])
 
-    def _pids(self) -> dict[str, list[int]]:
-        """The processes of the nursery, under the empty name, and of each model."""
-        pids = {"": self._nursery.pids()}
-        pids |= {name: self.pids_of(model) for name, model in self.models.items()}
-        return pids
+    def _pids(self) -> dict[Hashable, list[int]]:
+        """The processes of the nursery and of each model."""
+        return {self._nursery: self._nursery.pids()} | {model: self.pids_of(model) for model in self.models.values()}
 
     def _processes(self) -> Iterator[tuple[ModelConfig, Process]]:
         for model in self.models.values():
