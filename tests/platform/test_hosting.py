@@ -17,6 +17,7 @@ import pytest
 from mme.platform.errors import ModelError, ServiceUnavailable, ValidationError
 from mme.platform.hosting import DeploymentFailed, Hosting
 from mme.platform.hosting.instance_types import instance_type, memory_budget_mb
+from mme.platform.hosting.logs import LOG_FILE
 from mme.processes import marked
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +38,19 @@ async def test_an_endpoint_that_is_removed_leaves_no_process_and_no_folder(rig: 
         with pytest.raises(ValidationError, match="Endpoint shop of account 000000000000 not found"):
             await rig.ask("a.tar.gz")
         await rig.hosting.remove("shop")
+
+
+async def test_an_instance_whose_log_finds_no_room_on_the_disk_leaves_no_folder_either(rig: Any) -> None:
+    folder = rig.config.folder / "shop" / "AllTraffic" / "0"
+    folder.mkdir(parents=True)
+    (folder / LOG_FILE).symlink_to("/dev/full")
+    async with rig.up():
+        assert (folder / LOG_FILE).is_symlink()
+        await rig.hosting.deploy(rig.plan())
+        async with asyncio.timeout(20):
+            while folder.exists():
+                await asyncio.sleep(0.01)
+        assert len(process_ids(rig)) == 1
 
 
 async def test_disks_of_instances_that_a_killed_platform_was_taking_away_go_at_the_next_start(rig: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import logging.handlers
 import time
 from pathlib import Path
 
 from mme.platform.hosting.publisher import Publisher
 from mme.platform.plain import plain
+
+log = logging.getLogger(__name__)
 
 LOG_FILE = "container.log"  # in the folder of an instance
 _FILE_BYTES = 8 * 2**20  # an instance keeps this much of its log as a file, twice
@@ -37,4 +40,7 @@ class InstanceLog:
             self._publisher.log(self._group, self._stream, int(time.time() * 1000), record)
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:  # of the lines that it couldn't write before either
+            log.warning("the last lines of %s are in CloudWatch Logs alone: %s", self._stream, error)

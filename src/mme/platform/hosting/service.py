@@ -267,13 +267,15 @@ class Hosting:
         return instances
 
     async def _discard(self, instances: list[Instance]) -> None:
-        await _all(instance.stop() for instance in instances)
-        for instance in instances:
-            await remove_folder(instance.folder)
-            self._instances.pop(instance.folder, None)
-            with contextlib.suppress(OSError):  # others are in there
-                instance.folder.parent.rmdir()
-                instance.folder.parent.parent.rmdir()
+        try:
+            await _all(instance.stop() for instance in instances)
+        finally:
+            for instance in instances:
+                await remove_folder(instance.folder)
+                self._instances.pop(instance.folder, None)
+                with contextlib.suppress(OSError):  # others are in there
+                    instance.folder.parent.rmdir()
+                    instance.folder.parent.parent.rmdir()
 
     async def _retire(self, instances: list[Instance]) -> None:
         """Stop instances that get no new calls when the ones under way are done, at the latest when those time out."""
