@@ -77,7 +77,8 @@ def plan(settings: Settings, archive: Path, endpoint: str | None = None, name: s
         if missing and settings.project not in endpoint:
             raise DeployError(
                 f"there is no endpoint {endpoint}, and one that is made has the project's name in its own, by which "
-                f"{_command(settings, 'clean')} finds it: --endpoint {settings.project}-{endpoint}, or another MME_PROJECT"
+                f"{_command(settings, 'clean')} finds it: --endpoint {settings.project}-{endpoint}, or another "
+                "MME_PROJECT"
             )
         if data_url is None:
             place = "" if endpoint == settings.endpoint_name else f"{endpoint}/"
