@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -332,6 +333,37 @@ def test_a_model_that_cannot_be_a_template_says_why(home, code, reason):
         await nursery.start()
         with pytest.raises(CannotFork, match=reason):
             await nursery.template(home.model("odd", code), 2 if "took longer" in reason else 30)
+        await nursery.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    ['{"ended": %d, "code": 0}', '{"id": 1, "pid": %d}', '{"ready": 1, "pid": %d', "[]"],
+    ids=["ended", "forked", "cut", "no-message"],
+)
+def test_a_model_that_talks_for_its_template_harms_no_other(home, lie):
+    code = """
+    import os, stat, struct
+    def handle(inputs):
+        lie = inputs.get_properties()["lie"].encode()
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if os.path.exists(f"/proc/self/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, struct.pack("!I", len(lie)) + lie)
+    """
+
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        victim = await loaded(nursery, home.model("victim"))
+        spec = home.model("liar", code, properties={"lie": lie.replace("%d", str(victim.pid))})
+        with contextlib.suppress(CannotFork):
+            further = await nursery.worker(spec, await nursery.template(spec, 30))
+            assert further.pid != victim.pid
+            further.kill()
+        assert await value(victim, "answer = 1") == 1
+        assert victim.pid in nursery.status()["processes"]
         await nursery.close()
 
     run(test)

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil
+
 from mme import forkserver
 
 _LENGTH = struct.Struct("!I")
@@ -18,6 +20,7 @@ _FORK_TIMEOUT_S = 15.0  # a fork takes milliseconds; one that takes this long ha
 TRIES = 3  # to fork what is killed, or loses its parent, at that moment; one that ends each time does so by itself
 _FULL_SOCKET_S = 0.005  # about a fork; a message has four bytes in the socket as long as its descriptors wait there
 _RECEIVE_BYTES = 1 << 16
+_MAX_MESSAGE_BYTES = 1 << 24  # the longest says why a template isn't fit, in the words of its handler's error
 
 Child = tuple[int, asyncio.Future[int]]  # its pid, and its exit code to come
 
@@ -39,12 +42,22 @@ class ForkServerGone(ForkRefused):
 class ForkServer:
     """One fork server, seen by its owner's event loop."""
 
-    def __init__(self, control: socket.socket, family: Family, pid: int, exited: asyncio.Future[int]) -> None:
-        """Takes over the owner's end of the control socket."""
+    def __init__(
+        self,
+        control: socket.socket,
+        family: Family,
+        pid: int,
+        exited: asyncio.Future[int],
+        *,
+        is_guardian: bool = False,
+    ) -> None:
+        """Takes over the owner's end of the control socket. The guardian may tell of processes that others forked."""
         self.pid = pid
         self.exited = exited
         self._control = control
         self._family = family
+        self._is_guardian = is_guardian
+        self._forked: set[int] = set()
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Child]] = {}
         self._received = bytearray()
@@ -133,33 +146,55 @@ class ForkServer:
             self._gone()
             return
         self._received += data
-        while len(self._received) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
-            if len(self._received) < end:
-                return
-            message = json.loads(self._received[_LENGTH.size : end])
-            del self._received[:end]
-            self._take(message)
+        try:
+            while len(self._received) >= _LENGTH.size:
+                end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+                if end > _MAX_MESSAGE_BYTES:
+                    raise ValueError(f"a message of {end} bytes")
+                if len(self._received) < end:
+                    return
+                message = json.loads(self._received[_LENGTH.size : end])
+                del self._received[:end]
+                self._take(message)
+        # A handler can write to any descriptor of a template's, so nothing about a message is sure.
+        except (KeyError, TypeError, ValueError):
+            self.kill()
 
     def _take(self, message: dict[str, Any]) -> None:
+        """Heed a message. Raises KeyError, TypeError or ValueError for one that no fork server sends."""
         if "ended" in message:
-            self._family.ended(message["ended"], message["code"])
+            if self._is_guardian or message["ended"] in self._forked:
+                self._forked.discard(message["ended"])
+                self._family.ended(message["ended"], message["code"])
         elif "ready" in message:
             if not self._ready.done():
                 self._ready.set_result(None)
         elif "unfit" in message:
             self._fail(ForkRefused(message["unfit"]))
         else:
-            answer = self._pending.pop(message["id"])
+            answer = self._pending[message["id"]]
+            if "refused" not in message and not self._is_child(message["pid"]):
+                raise ValueError(f"{message['pid']} is not its child")
+            del self._pending[message["id"]]
             if "refused" in message:
                 if not answer.done():
                     answer.set_exception(ForkRefused(message["refused"]))
                 return
+            self._forked.add(message["pid"])
             exited = self._family.born(message["pid"])
             if answer.done():
                 forkserver.kill_group(message["pid"])  # whoever asked for it has given up
             else:
                 answer.set_result((message["pid"], exited))
+
+    def _is_child(self, pid: int) -> bool:
+        """Whether it is the parent of this process, or may have been, of one that has ended by now."""
+        if not 0 < pid < 1 << 31:
+            return False
+        try:
+            return bool(psutil.Process(pid).ppid() == self.pid)
+        except psutil.NoSuchProcess:
+            return True
 
     def _fail(self, refusal: ForkRefused) -> None:
         if not self._ready.done():

@@ -153,7 +153,8 @@ class Spawner:
         os.close(its_stdout)
         os.close(its_stderr)
         self._capture(lambda: "nursery", stdout, stderr)
-        return ForkServer(ours, self.family, process.pid, self._loop.create_future()), process
+        root = ForkServer(ours, self.family, process.pid, self._loop.create_future(), is_guardian=True)
+        return root, process
 
     def _lost(self, server: ForkServer) -> None:
         if self.is_closing:
