@@ -7,9 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
+from ended import is_gone
 
 from mme import forkserver
 
@@ -71,14 +71,6 @@ def tree():
     tree = Tree()
     yield tree
     tree.close()
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
 
 
 def wait_until(condition, timeout_s: float = 20) -> None:

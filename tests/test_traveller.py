@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ended import is_gone
 
 from mme import forkserver, packages
 
@@ -102,13 +103,6 @@ def wait_until(condition, timeout_s: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it didn't happen in time"
         time.sleep(0.02)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_workers_of_several_models_are_forked_from_one_warm_zygote(root):

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 import xgboost
+from ended import is_gone
 
 from mme import packages
 from mme.platform import launch
@@ -64,13 +65,6 @@ def told(meeting: Path, program: str) -> dict[str, Any]:
     """How the container was started."""
     started = [json.loads(line) for line in (meeting / "started.jsonl").read_text().splitlines()]
     return next(one for one in started if one["program"] == program and one["argv"][:1] in ([], ["run"]))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def test_djl_serving_is_told_by_its_environment_alone(meeting: Path, disk: Path) -> None:
@@ -179,10 +173,10 @@ async def test_nothing_of_a_stopped_container_is_left(meeting: Path, disk: Path,
     await container.load("m1", leaky, "m.tar.gz")
     serving = rig.events("load")[0]["pid"]
     await container.unload("m1")
-    assert is_running(serving)
+    assert not is_gone(serving)
     await container.stop()
-    assert not is_running(serving)
-    assert not is_running(rig.events("leak")[0]["leaked"])
+    assert is_gone(serving)
+    assert is_gone(rig.events("leak")[0]["leaked"])
 
 
 @pytest.mark.parametrize("name", REAL)

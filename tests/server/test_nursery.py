@@ -18,6 +18,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from ended import is_gone
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
@@ -143,14 +144,6 @@ async def loaded(nursery: Nursery, spec: WorkerSpec, *templates: object) -> Work
 async def settled(nursery: Nursery) -> None:
     while nursery.status()["building"]:
         await asyncio.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
 
 
 async def gone(pid: int) -> None:

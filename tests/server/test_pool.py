@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import uvloop
+from ended import is_gone
 
 from mme.server import config, forks
 from mme.server.call import Call
@@ -141,10 +142,6 @@ async def hold(pool: Pool) -> Asked:
     return held
 
 
-def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
 def test_calls_are_answered_first_in_first_out(tmp_path: Path) -> None:
     async def test(pool: Pool) -> None:
         held = await hold(pool)
@@ -194,7 +191,7 @@ def test_a_call_that_is_late_costs_its_worker_and_no_other_call(tmp_path: Path) 
         answer = await late.answer()
         assert "503" in answer and '"java.util.concurrent.TimeoutException"' in answer
         assert await behind.pid() != old
-        await until(lambda: not is_alive(old), "the late worker was gone")
+        await until(lambda: is_gone(old), "the late worker was gone")
 
     with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
 
@@ -261,7 +258,7 @@ def test_a_call_that_never_reached_a_killed_worker_is_made_by_another(tmp_path: 
     async def test(pool: Pool) -> None:
         first = await Asked(pool, "x").pid()
         os.kill(first, signal.SIGKILL)
-        while is_alive(first):
+        while not is_gone(first):
             os.sched_yield()  # and not await: the pool is not to notice before it is asked
         assert await Asked(pool, "y").pid() != first
 

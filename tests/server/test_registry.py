@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import uvloop
+from ended import is_gone
 
 from mme import packages
 from mme.server import config, memory, requirements
@@ -66,13 +67,6 @@ async def until(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert loop.time() < end, f"waited in vain until {what}"
         await asyncio.sleep(0.005)
-
-
-def has_ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 async def begun(registry: Registry, url: str, **arguments: Any) -> Model:
@@ -341,7 +335,7 @@ def test_unloading_a_model_while_pip_builds_ends_the_build(tmp_path: Path, monke
         await registry.unload("m")
         with pytest.raises(WorkerFailed, match="Worker shutting down"):
             await loading
-        await until(lambda: has_ended(process), "the build had ended")
+        await until(lambda: is_gone(process.pid), "the build had ended")
 
     with_registry(tmp_path, test)
 

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from container import Answer, Container, Gate, until
+from ended import is_gone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([name for name in self.models if self.is_free(name)]))
         pid = int(self.ask(name, "").body)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not is_alive(pid), "the worker was dead")
+        until(lambda: is_gone(pid), "the worker was dead")
         assert self.ask(name, "").status == 200
 
     @rule()
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
         for model in json.loads(self.container.call("GET", "/_mme/models").body)["models"]:
             if model["template"]:
                 os.kill(model["template"]["pid"], signal.SIGKILL)
-                until(lambda pid=model["template"]["pid"]: not is_alive(pid), "the template was dead")
+                until(lambda pid=model["template"]["pid"]: is_gone(pid), "the template was dead")
 
     @precondition(lambda self: any(self.is_free(name) for name in self.models))
     @rule(data=st.data())
@@ -207,14 +207,7 @@ class Machine(RuleBasedStateMachine):
         for name in list(self.models):
             self.unload(name)
         self.threads.shutdown()
-        until(lambda: not any(is_alive(pid) for pid in self.pids), "no worker was left")
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        until(lambda: all(is_gone(pid) for pid in self.pids), "no worker was left")
 
 
 def is_rested(container: Container) -> bool:

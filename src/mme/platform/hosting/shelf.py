@@ -80,6 +80,9 @@ class Shelf:
         while (free := self._budget_bytes - self._models.disk_bytes - sum(self._arriving.values())) < size_bytes:
             idle = [other for other in self._models if other.is_idle and other.key]
             victims = [other for other in idle if other.where is Where.DISK] or idle
+            if not victims and any(other.in_use == 0 and other.change and other.key for other in self._models):
+                await self._models.next_change()  # it is leaving, or is idle when it has arrived
+                continue
             if not victims:
                 raise DiskFull(f"{at} takes {size_bytes} bytes of disk; {free} are free and the rest is in use")
             victim = min(victims, key=lambda other: other.last_used)
