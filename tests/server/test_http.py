@@ -353,11 +353,12 @@ def test_a_stream_is_chunked_and_a_broken_one_is_cut_off() -> None:
     converse(handle, talk)
 
 
-@pytest.mark.parametrize("has_ended", [False, True], ids=["open", "half-closed"])
-def test_a_client_that_does_not_read_stops_the_stream_and_is_left_in_time(
-    monkeypatch: pytest.MonkeyPatch, has_ended: bool
+@pytest.mark.parametrize("client", ["open", "half-closed", "leaving"])
+def test_a_stream_is_held_back_for_a_client_that_does_not_read_until_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch, client: str
 ) -> None:
-    monkeypatch.setattr(http, "WRITE_TIMEOUT_S", 0.0)
+    if client != "leaving":
+        monkeypatch.setattr(http, "WRITE_TIMEOUT_S", 0.0)
     flow: list[bool] = []
     streams: list[Exchange] = []
 
@@ -373,7 +374,7 @@ def test_a_client_that_does_not_read_stops_the_stream_and_is_left_in_time(
         while not streams:
             await asyncio.sleep(0.001)
         streams[0].on_gone = gone.set
-        if has_ended:
+        if client == "half-closed":
             (connection,) = peer.server.connections
             peer.writer.write_eof()
             while not connection._has_ended:
@@ -384,34 +385,10 @@ def test_a_client_that_does_not_read_stops_the_stream_and_is_left_in_time(
             streams[0].piece(b"x" * 100_000)
             await asyncio.sleep(0)
         assert flow == [False]
+        if client == "leaving":
+            peer.writer.transport.abort()
         await asyncio.wait_for(gone.wait(), DEADLINE_S)
         assert flow == [False, True], "what was held back for it is let go"
-
-    converse(handle, talk)
-
-
-def test_a_client_that_leaves_a_stream_that_was_held_back_for_it_lets_it_go_on() -> None:
-    flow: list[bool] = []
-    streams: list[Exchange] = []
-
-    def handle(exchange: Exchange) -> None:
-        exchange.on_flow = flow.append
-        streams.append(exchange)
-        exchange.begin(200)
-
-    async def talk(peer: Peer) -> None:
-        gone = asyncio.Event()
-        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        peer.send(post(b""))
-        while not streams:
-            await asyncio.sleep(0.001)
-        streams[0].on_gone = gone.set
-        while not flow:
-            streams[0].piece(b"x" * 100_000)
-            await asyncio.sleep(0)
-        peer.writer.transport.abort()
-        await asyncio.wait_for(gone.wait(), DEADLINE_S)
-        assert flow == [False, True]
         streams[0].piece(b"for nobody")
 
     converse(handle, talk)
