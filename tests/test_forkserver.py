@@ -13,6 +13,7 @@ from ended import is_gone
 
 from mme import forkserver
 
+DEADLINE_S = 120.0
 pytestmark = pytest.mark.skipif(bool(forkserver.can_fork()), reason="needs a system that forks warm processes")
 
 # What each fork does: runs the request's code with its descriptors, then ends.
@@ -42,7 +43,7 @@ class Tree:
             start_new_session=True,
         )
         theirs.close()
-        self.control.settimeout(20)
+        self.control.settimeout(DEADLINE_S)
 
     def fork(self, code: str = "", fds: tuple[int, ...] = (), **request: object) -> dict:
         forkserver.send(self.control, {"id": 1, "code": textwrap.dedent(code), **request}, fds)
@@ -55,7 +56,7 @@ class Tree:
 
     def close(self) -> None:
         self.control.close()
-        self.process.wait(20)
+        self.process.wait(DEADLINE_S)
         for end in ("life", "lifeline"):
             self.let_go(end)
 
@@ -73,7 +74,7 @@ def tree():
     tree.close()
 
 
-def wait_until(condition, timeout_s: float = 20) -> None:
+def wait_until(condition, timeout_s: float = DEADLINE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it didn't happen in time"
@@ -184,7 +185,7 @@ def test_the_lifeline_kills_a_fork_and_its_group_even_if_the_guardian_has_gone(t
     child = int(os.read(ours, 100))
     os.close(ours)
     tree.process.kill()
-    tree.process.wait(20)
+    tree.process.wait(DEADLINE_S)
     assert not is_gone(worker)
     tree.let_go("life")
     wait_until(lambda: is_gone(worker) and is_gone(child))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -51,7 +52,7 @@ class Model:
             "TMPDIR": str(root),
             "PYTHONPATH": f"{root / 'library'}{os.pathsep}{self.folder}",
             "MARK": name,
-            "MME_ZYGOTE_IDLE_S": "0.5" if extra == "idle" else "30",
+            "MME_ZYGOTE_IDLE_S": "0.5" if extra == "idle" else "600",
         }
 
     def start(self, code: str = "") -> subprocess.Popen[str]:
@@ -78,7 +79,8 @@ def root(tmp_path):
     (tmp_path / "library" / "warm_xyz.py").write_text(WARM)
     yield tmp_path
     for zygote in zygotes(tmp_path):
-        os.kill(zygote, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may have just ended
+            os.kill(zygote, signal.SIGKILL)
 
 
 def zygotes(root: Path) -> list[int]:

@@ -11,7 +11,7 @@ from mme.server.errors import JavaFailure
 from mme.server.exchange import Exchange
 
 Talk = Callable[["Peer"], Awaitable[None]]
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Peer:
@@ -384,7 +384,7 @@ def test_a_stream_is_held_back_for_a_client_that_does_not_read_until_it_is_gone(
                 break
             streams[0].piece(b"x" * 100_000)
             await asyncio.sleep(0)
-        assert flow == [False]
+        assert flow[:1] == [False]
         if client == "leaving":
             peer.writer.transport.abort()
         await asyncio.wait_for(gone.wait(), DEADLINE_S)
@@ -406,11 +406,13 @@ def test_a_client_that_stalls_in_its_request_is_told_so(monkeypatch: pytest.Monk
 
 
 def test_an_idle_connection_is_closed_but_not_one_that_waits_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "IDLE_TIMEOUT_S", 0.0)
     waiting: list[Exchange] = []
 
     async def talk(peer: Peer) -> None:
         peer.send(post(b"abc"))
+        while not waiting:
+            await asyncio.sleep(0.001)
+        monkeypatch.setattr(http, "IDLE_TIMEOUT_S", 0.0)
         await asyncio.sleep(1.5)  # past the server's clock
         echo(waiting[0])
         assert (await peer.answer())[1] == b"POST /x abc"

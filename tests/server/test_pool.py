@@ -193,16 +193,16 @@ def test_a_call_that_is_late_costs_its_worker_and_no_other_call(tmp_path: Path) 
         assert await behind.pid() != old
         await until(lambda: is_gone(old), "the late worker was gone")
 
-    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
+    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=3)
 
 
 def test_a_calls_time_begins_when_its_worker_begins_it(tmp_path: Path) -> None:
     async def test(pool: Pool) -> None:
-        asked = [Asked(pool, f"nap 0.4 {number}") for number in range(4)]
+        asked = [Asked(pool, f"nap 0.8 {number}") for number in range(4)]
         assert len(pool.workers[0].ahead) == 2 and pool.waiting == 3
         assert len({await each.pid() for each in asked}) == 1
 
-    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
+    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=3)
 
 
 def test_no_call_waits_behind_a_busy_worker_while_another_is_free(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_second_worker_is_forked_from_the_models_template_and_leaves_when_idle
         await until(lambda: len(pool.workers) == 1, "the idle worker had left")
         await Asked(pool, "y").pid()
 
-    with_pool(tmp_path, test, max_workers=2, max_idle_s=0.2)
+    with_pool(tmp_path, test, max_workers=2, max_idle_s=1)
 
 
 def test_no_worker_is_added_while_the_queue_is_short(tmp_path: Path) -> None:
@@ -316,10 +316,9 @@ def test_where_forking_is_off_further_workers_are_plain_processes(tmp_path: Path
 def test_calls_wait_for_a_worker_though_the_process_that_should_start_it_is_deaf(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forks, "_FORK_TIMEOUT_S", 1.0)
-
     async def test(pool: Pool) -> None:
         first = await Asked(pool, "x").pid()
+        monkeypatch.setattr(forks, "_FORK_TIMEOUT_S", 3.0)
         os.kill(pool._nursery.pids()[0], signal.SIGSTOP)
         crashed, behind = Asked(pool, "exit"), Asked(pool, "y")
         assert "disconnected" in await crashed.answer()
@@ -382,7 +381,7 @@ def test_a_stream_that_stalls_is_cut_off_and_its_worker_replaced(tmp_path: Path)
         assert stalled.wire.written.endswith(b"1\r\na\r\n")
         await behind.pid()
 
-    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=1)
+    with_pool(tmp_path, test, max_workers=1, predict_timeout_s=3)
 
 
 LONG = """\
@@ -432,7 +431,7 @@ def test_the_time_in_which_a_client_takes_nothing_is_not_its_workers(tmp_path: P
         asked.exchange.on_flow(True)
         assert await asked.answer() != "cut off"
 
-    with_pool(tmp_path, test, handler=LONG, max_workers=1, predict_timeout_s=1)
+    with_pool(tmp_path, test, handler=LONG, max_workers=1, predict_timeout_s=2)
 
 
 def test_an_async_handlers_call_is_answered_beside_a_stream_that_is_held_back(tmp_path: Path) -> None:
@@ -516,7 +515,8 @@ def test_a_failed_init_call_fails_the_start_in_djls_words(
         raise AssertionError("it started")
 
     with pytest.raises(error) as failure:
-        with_pool(tmp_path, test, handler=f"def handle(inputs):\n    {init}\n", load_timeout_s=5)
+        limit_s = 2 if "sleep" in init else DEADLINE_S
+        with_pool(tmp_path, test, handler=f"def handle(inputs):\n    {init}\n", load_timeout_s=limit_s)
     assert str(failure.value) == message
 
 

@@ -15,6 +15,7 @@ import pytest
 import mme.server
 from mme.server.worker import box, frames
 
+DEADLINE_S = 120.0
 MAIN = Path(mme.server.__file__).parent / "worker" / "__main__.py"
 KITCHEN_SINK = """
 import json, os, sys, time
@@ -93,7 +94,7 @@ class Worker:
             encoding="utf-8",
         )
         theirs.close()
-        self.socket.settimeout(30)
+        self.socket.settimeout(DEADLINE_S)
         self.decoder = frames.Decoder()
         self.received: list[tuple[dict, bytes]] = []
 
@@ -121,7 +122,7 @@ class Worker:
         return header["code"], header["message"], body
 
     def ended(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=30)
+        out, err = self.process.communicate(timeout=DEADLINE_S)
         return self.process.returncode, out, err
 
     def close(self) -> tuple[int, str, str]:
