@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from container import until
 
 from mme import tether
 
@@ -39,6 +40,11 @@ class Running:
     process: subprocess.Popen[bytes]
     log: Path
 
+    def logged(self, text: str) -> str:
+        """The log, once it holds this."""
+        until(lambda: is_logged(self.process, self.log, text), f"the log held {text}")
+        return self.log.read_text()
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -56,8 +62,7 @@ def container(folder: Path, *arguments: str, **environ: str) -> Iterator[Running
             env={**os.environ, **environ},
         )
     try:
-        while "listening on " not in log.read_text():
-            assert process.poll() is None, log.read_text()
+        until(lambda: is_logged(process, log, "listening on "), "the server said where it listens")
         url = log.read_text().partition("listening on ")[2].split()[0]
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
             yield Running(client, process, log)
@@ -65,6 +70,11 @@ def container(folder: Path, *arguments: str, **environ: str) -> Iterator[Running
         if process.poll() is None:
             process.terminate()
             process.wait(60)
+
+
+def is_logged(process: subprocess.Popen[bytes], log: Path, text: str) -> bool:
+    assert process.poll() is None, log.read_text()
+    return text in log.read_text()
 
 
 def package(folder: Path, handler: str = HANDLER) -> Path:
@@ -189,6 +199,7 @@ def test_the_status_names_processes_memory_and_the_target_model(running: Running
 
 def test_the_metrics_count_what_was_answered(running: Running) -> None:
     running.client.post("/models/m/invoke", content=b"raise")
+    running.logged("ValueError: as asked")  # and so what it printed before, its own metric included
     text = running.client.get("/metrics").text
     assert 'Response_total{code="424",model="shop/m.tar.gz"}' in text
     assert 'HandlerMetric{model="shop/m.tar.gz",name="Warm Up",unit="Milliseconds"} 12.5' in text
@@ -197,9 +208,7 @@ def test_the_metrics_count_what_was_answered(running: Running) -> None:
 
 def test_what_a_model_prints_is_in_the_log_under_its_name_and_cannot_forge_a_line(running: Running) -> None:
     running.client.post("/models/m/invoke", content=b"raise")
-    while "ValueError: as asked" not in running.log.read_text():
-        assert running.process.poll() is None
-    log = running.log.read_text()
+    log = running.logged("ValueError: as asked")
     assert "[shop/m.tar.gz] a line\\x1b[31m" in log
     record = log[: log.index("ValueError: as asked")].rpartition("[shop/m.tar.gz]")[2]
     assert "Traceback (most recent call last):" in record
@@ -210,16 +219,14 @@ def test_the_servers_own_lines_name_the_target_and_no_name_forges_one(running: R
     forged = "x\n2026-01-01T00:00:00.000Z INFO  listening on http://elsewhere"
     answer = running.client.post("/models", json={"model_name": forged, "url": str(tmp_path / "nothing")})
     assert answer.status_code == 404
-    while "elsewhere" not in (log := running.log.read_text()):
-        assert running.process.poll() is None
+    log = running.logged("elsewhere")
     assert re.search(r"^\S+Z INFO  shop/m\.tar\.gz: loaded in ", log, re.MULTILINE)
     assert [line[0] for line in log.splitlines() if "elsewhere" in line] == [" "]
 
 
 def test_the_status_shows_what_a_model_printed_last(running: Running) -> None:
     running.client.post("/models/m/invoke", content=b"raise")
-    while "ValueError: as asked" not in running.log.read_text():
-        assert running.process.poll() is None
+    running.logged("ValueError: as asked")
     (model,) = running.client.get("/_mme/models").json()["models"]
     last = model["log"][-1]
     assert last["level"] in ("INFO", "WARN") and last["time"].endswith("Z")

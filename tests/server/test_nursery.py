@@ -591,7 +591,7 @@ def test_a_killed_branch_harms_no_worker_and_is_grown_again(home):
         await loaded(nursery, spec)
         await settled(nursery)
         before = await loaded(nursery, spec)
-        branch = nursery.status()["branches"][-1]["pid"]
+        (branch,) = [each["pid"] for each in nursery.status()["branches"] if each["imports"] == ["packaging.version"]]
         os.kill(branch, signal.SIGKILL)
         await gone(branch)
         assert await value(before, "answer = 1") == 1
@@ -614,7 +614,7 @@ def test_a_worker_whose_branch_was_stopped_ends_all_the_same_when_it_is_killed(h
         (base,) = nursery.status()["branches"]
         os.kill(base["pid"], signal.SIGSTOP)
         worker.kill()
-        assert await asyncio.wait_for(worker.exited, 10) == -9
+        assert await worker.exited == -9
         assert worker.pid not in nursery.status()["processes"]
         await nursery.close()
 
@@ -737,7 +737,7 @@ def test_a_request_for_a_worker_that_is_given_up_leaves_none(home):
             if not asked.cancelled():
                 asked.result().kill()
         worker = await loaded(nursery, spec)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE_S / 2
         while left := set(nursery.status()["processes"]) - {worker.pid, *nursery.pids()}:
             assert time.monotonic() < deadline, left
             await asyncio.sleep(0.01)
