@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import psutil
 from mme import tether
 
 # Long enough for a loaded machine; a wait ends as soon as what it waits for is there.
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,16 @@ class Container:
     def process(self) -> psutil.Process:
         """The server's own process, if it is a descendant of this one; for counting what it holds."""
         for child in psutil.Process().children(recursive=True):
-            ports = [each.laddr.port for each in child.net_connections() if each.status == psutil.CONN_LISTEN]
-            if self.address[1] in ports:
-                return child
+            with suppress(psutil.Error):  # a worker that has ended since it was listed
+                ports = [each.laddr.port for each in child.net_connections() if each.status == psutil.CONN_LISTEN]
+                if self.address[1] in ports:
+                    return child
         raise LookupError(f"no child of this process listens on {self.address[1]}")
+
+    def is_rested(self) -> bool:
+        """Does our server's nursery build nothing, and has a process wait for a model in each branch?"""
+        nursery = json.loads(self.call("GET", "/_mme/models").body)["nursery"]
+        return not nursery["building"] and all(branch["standby"] for branch in nursery["branches"])
 
     def load(self, name: str, folder: Path) -> Answer:
         body = json.dumps({"model_name": name, "url": str(folder)}).encode()

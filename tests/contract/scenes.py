@@ -293,6 +293,8 @@ def _loading(stage: Stage) -> None:
     stage.play("loading/ping", "loading/models", "loading/describe")
     invoke = stage.start(stage.send, stage.cases["loading/invoke"])
     stage.play("loading/register-again")
+    if stage.container.is_ours:
+        invoke.result()  # which DJL Serving gives when the load has ended
     gate.open()
     stage.note("loading/invoke", invoke.result())
     load.result()

@@ -78,7 +78,7 @@ def test_a_gate_holds_a_process_until_it_is_opened_and_shows_its_end(tmp_path: P
     container.until(lambda: any(process.poll() is not None for process in held), "one went")
     assert [process.poll() for process in held].count(None) == 1
     gate.open()
-    assert [process.wait(10) for process in held] == [0, 0]
+    assert [process.wait(container.DEADLINE_S) for process in held] == [0, 0]
     gate.expect_deaths()
     gate.close()
 
@@ -91,7 +91,7 @@ def test_a_process_told_to_die_at_a_gate_is_killed(tmp_path: Path) -> None:
     )
     gate.expect(1)
     gate.open()
-    assert doomed.wait(10) == -9
+    assert doomed.wait(container.DEADLINE_S) == -9
     assert doomed.stdin
     doomed.stdin.close()
     gate.close()

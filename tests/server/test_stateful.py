@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,8 +156,10 @@ class Machine(RuleBasedStateMachine):
     def kill_the_templates(self) -> None:
         for model in json.loads(self.container.call("GET", "/_mme/models").body)["models"]:
             if model["template"]:
-                os.kill(model["template"]["pid"], signal.SIGKILL)
-                until(lambda pid=model["template"]["pid"]: is_gone(pid), "the template was dead")
+                pid = model["template"]["pid"]
+                with suppress(ProcessLookupError):  # it may have ended since it was told
+                    os.kill(pid, signal.SIGKILL)
+                until(lambda pid=pid: is_gone(pid), "the template was dead")
 
     @precondition(lambda self: any(self.is_free(name) for name in self.models))
     @rule(data=st.data())
@@ -210,11 +213,6 @@ class Machine(RuleBasedStateMachine):
         until(lambda: all(is_gone(pid) for pid in self.pids), "no worker was left")
 
 
-def is_rested(container: Container) -> bool:
-    nursery = json.loads(container.call("GET", "/_mme/models").body)["nursery"]
-    return not nursery["building"] and all(branch["standby"] for branch in nursery["branches"])
-
-
 def test_any_interleaving_keeps_the_rules_and_leaves_nothing(served: Container, tmp_path: Path) -> None:
     Machine.container, Machine.root = served, tmp_path
     bounded = settings(
@@ -222,7 +220,7 @@ def test_any_interleaving_keeps_the_rules_and_leaves_nothing(served: Container, 
     )
     server = served.process()
     run_state_machine_as_test(Machine, settings=settings(bounded, max_examples=1))
-    until(lambda: is_rested(served), "a process waited for the next model")
+    until(served.is_rested, "a process waited for the next model")
     before = server.num_fds()
     run_state_machine_as_test(Machine, settings=bounded)
     until(lambda: server.num_fds() <= before, "no descriptor was left")
