@@ -562,7 +562,8 @@ def test_what_a_handler_started_goes_with_its_worker(home):
     run(test)
 
 
-def test_close_leaves_nothing(home):
+@pytest.mark.parametrize("is_root_stopped", [False, True])
+def test_close_leaves_nothing(home, is_root_stopped):
     async def test() -> None:
         nursery = home.nursery()
         await nursery.start()
@@ -577,6 +578,8 @@ def test_close_leaves_nothing(home):
         for worker in (forked, further, plain):
             pids += await value(worker, SPAWN)
         assert not any(is_gone(pid) for pid in pids)
+        if is_root_stopped:
+            os.kill(nursery.status()["pid"], signal.SIGSTOP)
         await nursery.close()
         assert [pid for pid in pids if not is_gone(pid)] == []
 

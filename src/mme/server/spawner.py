@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from .capture import Capture
 from .forks import Family, ForkServer, packed
 
 _MAIN = Path(__file__).with_name("worker") / "__main__.py"
-_CLOSE_TIMEOUT_S = 2.0  # the root ends in milliseconds; one that was stopped never would
+_CLOSE_TIMEOUT_S = 8.0  # the root ends in milliseconds, on a busy machine in a second or two
 _SWEEP_DELAY_S = 0.05  # one look for orphans serves all the processes that end within it
 
 
@@ -88,6 +89,7 @@ class Spawner:
         for pid in self.family.pids():
             forkserver.kill_group(pid)
         self._root.close()
+        self._process.send_signal(signal.SIGCONT)  # one that was stopped ends its tree too
         try:
             await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
