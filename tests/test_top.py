@@ -225,7 +225,9 @@ def until(feed: Feed, state: State, condition: Callable[[], bool]) -> None:
 
 def is_whole(state: State) -> bool:
     models = [model for models in state.models.values() for model in models.values()]
-    return len(models) == len(TENANTS) and any(model.workers for model in models)
+    variants = [variant for endpoint in state.fleet for variant in endpoint["variants"]]
+    is_measured = all(instance["used_mb"] for variant in variants for instance in variant["instances"])
+    return len(models) == len(TENANTS) and any(model.workers for model in models) and is_measured
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -298,7 +300,7 @@ def test_a_terminal_is_left_as_it_was(shop: Settings, end: str) -> None:
     assert "\x1b[?1049h" in said and not termios.tcgetattr(screen)[3] & termios.ECHO
     ENDS[end](keyboard, process.pid)
     after = written_until(keyboard, lambda said: "\x1b[?1049l" in said and "\x1b[?25h" in said)
-    assert process.wait(30) == 0 and "Traceback" not in after
+    assert process.wait(60) == 0 and "Traceback" not in after
     assert termios.tcgetattr(screen) == before
     os.close(keyboard)
     os.close(screen)

@@ -21,6 +21,7 @@ from mme.top.screen import draw
 
 _FRAME_S = 0.25  # as often as the platform tells of changes
 _WIDE = 132  # columns of what no terminal is too narrow for
+_FIRST_S = 30.0  # that a platform on a busy machine has for its first word
 _LOOK_S = 2.0  # that one picture is made of: what the containers say of their workers, and calls a second
 
 
@@ -37,7 +38,9 @@ def show(console: Console, home: Path, *, once: bool = False) -> None:
 
 
 def _print(console: Console, home: Path, feed: Feed) -> None:
-    state, deadline = State(), time.monotonic() + _LOOK_S
+    state = State()
+    feed.into(state, _FIRST_S)
+    deadline = time.monotonic() + _LOOK_S
     while (left_s := deadline - time.monotonic()) > 0:
         feed.into(state, left_s)
     console.print(draw(state, _short(home), console.width if console.is_terminal else _WIDE), soft_wrap=True)
