@@ -390,6 +390,8 @@ class Zygote:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return  # somebody is about to ask
+            if select.select([self._listener], [], [], 0)[0]:
+                return  # somebody has asked
             os.unlink(self._path)
             os._exit(0)
 
