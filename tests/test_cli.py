@@ -359,7 +359,7 @@ def test_a_server_of_a_folder_ends_with_its_command_however_that_ends(shelf):
     url = line_with(process, r"POST (\S+/models/line/invoke)")
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not refuses_connections(url):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import runpy
 import subprocess
@@ -295,8 +296,11 @@ def test_ballast_really_takes_its_memory(tmp_path: Path):
     folder = packages.prepare(tmp_path / "ballast", SCRIPTS / "ballast", {"option.ballast_mb": 64})
     with checking.served(folder) as model:
         assert model.ask('{"inputs": [0, 0]}').json() == {"predictions": [64, 64]}
-        largest = max(process.memory_info().rss for process in psutil.Process().children(recursive=True))
-    assert largest > 64 * 2**20
+        sizes = [0]
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one of the nursery's that has ended since
+                sizes.append(process.memory_info().rss)
+    assert max(sizes) > 64 * 2**20
 
 
 def test_a_tenant_takes_its_time_and_says_since_when_it_has_been_loaded(tmp_path: Path):
