@@ -25,17 +25,16 @@ def pid_of(world: World, victim: str, name: str) -> int:
     """The process; a worker or a template of this model."""
     match victim:
         case "worker":
-            return int(world.model(name)["workers"][0]["pid"])
+            return int(until(lambda: world.model(name)["workers"], f"{name} has a worker")[0]["pid"])
         case "template":
-            return int(world.model(name)["template"]["pid"])
-        case "branch":
+            return int(until(lambda: world.model(name)["template"], f"{name} has a template")["pid"])
+        case "branch" | "root":
             if not world.nursery_now()["branches"]:  # one that was killed is grown again for the next model
                 new_model(world)
-            return int(world.nursery()["branches"][0]["pid"])
-        case "root":
-            return int(world.nursery()["pid"])
+            nursery = world.nursery()
+            return int(nursery["branches"][0]["pid"] if victim == "branch" else nursery["pid"])
         case "container":
-            return int(world.instances()[0]["pid"])
+            return int(until(lambda: world.instances()[0]["pid"], "there is a container"))
         case "moto" | "rclone":
             return world.service_pid(victim)
     return world.platform_pid

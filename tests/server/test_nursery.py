@@ -641,6 +641,23 @@ def test_the_branch_of_all_others_that_was_killed_is_grown_again_for_the_next_mo
     run(test)
 
 
+def test_the_end_of_a_branch_and_of_its_standby_is_seen_though_the_root_is_stopped(home):
+    async def test() -> None:
+        nursery = home.nursery()
+        await nursery.start()
+        await settled(nursery)
+        waiting = await standby(nursery)
+        status = nursery.status()
+        os.kill(status["pid"], signal.SIGSTOP)
+        os.kill(status["branches"][0]["pid"], signal.SIGKILL)
+        while {waiting, status["branches"][0]["pid"]} & set(nursery.status()["processes"]):
+            await asyncio.sleep(0.01)
+        os.kill(status["pid"], signal.SIGCONT)
+        await nursery.close()
+
+    run(test)
+
+
 async def standby(nursery: Nursery, number: int = 0) -> int:
     """The pid of the process that waits in a branch for a model, once there is one."""
     while not (pid := nursery.status()["branches"][number]["standby"]):

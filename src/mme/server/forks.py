@@ -106,7 +106,6 @@ class ForkServer:
     def kill(self) -> None:
         """End it, and with it nothing that it forked."""
         forkserver.kill_group(self.pid)
-        self._family.watch(self.pid)
         self._gone()
 
     def close(self) -> None:
@@ -183,7 +182,7 @@ class ForkServer:
             self._forked.add(message["pid"])
             exited = self._family.born(message["pid"])
             if answer.done():
-                forkserver.kill_group(message["pid"])  # whoever asked for it has given up
+                self._family.kill(message["pid"])  # whoever asked for it has given up
             else:
                 answer.set_result((message["pid"], exited))
 
@@ -241,12 +240,19 @@ class Family:
         if exited is not None and not exited.done():
             exited.set_result(code)
 
+    def kill(self, pid: int) -> None:
+        """Kill a process with all that it started in its group."""
+        forkserver.kill_group(pid)
+        self.watch(pid)
+
     def lost(self, server: ForkServer) -> None:
+        """A fork server doesn't answer any more, or was let go."""
+        self.watch(server.pid)
         self._on_lost(server)
 
     def watch(self, pid: int) -> None:
         """Notice the end of a process without anyone's report: who would report it may have gone, or was stopped."""
-        if not hasattr(os, "pidfd_open"):  # macOS
+        if pid not in self._exits or not hasattr(os, "pidfd_open"):  # which macOS has not
             return
         try:
             fd = os.pidfd_open(pid)

@@ -21,7 +21,7 @@ from typing import Any
 from mme import forkserver
 
 from .branches import Branches
-from .forks import TRIES, Family, ForkRefused, ForkServer, ForkServerGone
+from .forks import TRIES, ForkRefused, ForkServer, ForkServerGone
 from .importsets import ImportSets, Key, key_of
 from .spawner import Forked, Spawner
 from .tempfolders import TemporaryFolders
@@ -54,18 +54,17 @@ class WorkerSpec:
 class WorkerProcess:
     """A running worker: its end of the conversation is `socket`, connected and non-blocking."""
 
-    def __init__(self, forked: Forked, origin: str, family: Family) -> None:
+    def __init__(self, forked: Forked, origin: str) -> None:
         self.pid = forked.pid
         self.origin = origin
         self.socket = forked.socket
         self.exited = forked.exited
-        self._family = family
+        self._family = forked.family
 
     def kill(self) -> None:
         """Kill the worker and all that it started in its group; may be called again."""
         if not self.exited.done():
-            forkserver.kill_group(self.pid)
-            self._family.watch(self.pid)
+            self._family.kill(self.pid)
 
 
 class Template:
@@ -247,13 +246,13 @@ class Nursery:
         except BaseException:
             standby.kill()
             raise
-        return WorkerProcess(standby, "forked", self._spawner.family)
+        return WorkerProcess(standby, "forked")
 
     async def _worker(
         self, parent: ForkServer, spec: WorkerSpec, origin: str, request: dict[str, Any]
     ) -> WorkerProcess:
         forked = await self._spawner.fork(parent, request, spec.model_name)
-        return WorkerProcess(forked, origin, self._spawner.family)
+        return WorkerProcess(forked, origin)
 
     def _request(self, spec: WorkerSpec, folder: Path) -> dict[str, Any]:
         return {

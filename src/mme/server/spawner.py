@@ -34,6 +34,7 @@ class Forked:
     socket: socket.socket
     pid: int
     exited: asyncio.Future[int]
+    family: Family
 
     async def tell(self, request: dict[str, Any], name: str) -> None:
         """Give a standby what it waits for. Raises OSError if it has ended."""
@@ -44,7 +45,7 @@ class Forked:
         """End it, and let its socket go."""
         self.socket.close()
         if not self.exited.done():
-            forkserver.kill_group(self.pid)
+            self.family.kill(self.pid)
 
 
 class Spawner:
@@ -130,7 +131,7 @@ class Spawner:
             theirs.close()
             os.close(its_stdout)
             os.close(its_stderr)
-        forked = Forked(name, ours, pid, exited)
+        forked = Forked(name, ours, pid, exited, self.family)
         self._capture(lambda: forked.name, stdout, stderr)
         return forked
 
