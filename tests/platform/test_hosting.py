@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from ended import is_gone
 
 from mme.platform.errors import ModelError, ServiceUnavailable, ValidationError
 from mme.platform.hosting import DeploymentFailed, Hosting
@@ -47,7 +47,7 @@ async def test_an_instance_whose_log_finds_no_room_on_the_disk_leaves_no_folder_
     async with rig.up():
         assert (folder / LOG_FILE).is_symlink()
         await rig.hosting.deploy(rig.plan())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while folder.exists():
                 await asyncio.sleep(0.01)
         assert len(process_ids(rig)) == 1
@@ -231,9 +231,9 @@ async def test_what_a_container_starts_ends_with_it(rig: Any) -> None:
             sys.executable, "-S", "-c", START_ORPHAN, env=environment, stdout=asyncio.subprocess.PIPE
         )
         assert starter.stdout is not None
-        orphan = psutil.Process(int(await starter.stdout.readline()))
+        orphan = int(await starter.stdout.readline())
         os.kill(pid, signal.SIGKILL)
-        await rig.until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+        await rig.until(lambda: is_gone(orphan))
         await starter.wait()
 
 

@@ -7,6 +7,7 @@ one that AWS gives there, and in the end nothing is in use, nothing runs and not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -60,7 +61,7 @@ class Machine(RuleBasedStateMachine):
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         async def in_time() -> Any:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 return await work
 
         return self.runner.run(in_time())
@@ -219,7 +220,8 @@ class Machine(RuleBasedStateMachine):
         if containers:
             pid = containers[which % len(containers)].pid
             self.killed.setdefault(name, set()).add(pid)
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was killed before, and is still there by name
+                os.kill(pid, signal.SIGKILL)
 
     async def replaced(self, name: str) -> None:
         """Wait until each container that was killed has a successor: from then on no call may be lost."""
