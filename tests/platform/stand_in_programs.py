@@ -46,10 +46,14 @@ def docker() -> None:
             pairs = [pair.partition("=") for name, pair in zip(WORDS, WORDS[1:], strict=False) if name == "--env"]
             given = {name: value if equals else os.environ[name] for name, equals, value in pairs}
             argv = server(options["--publish"].split(":")[1], "--mount", options["--volume"])
-            child = subprocess.Popen(argv, env=given, start_new_session=True)
+            # It begins when it is noted, so that who finds it serving finds its note.
+            waiting = ["/bin/sh", "-c", 'read _ && exec "$@"', "sh", *argv]
+            child = subprocess.Popen(waiting, env=given, start_new_session=True, stdin=subprocess.PIPE)
             signal.signal(signal.SIGTERM, lambda *_: child.terminate())
             noted = {"label": options["--label"], "pid": child.pid}
             (CONTAINERS / options["--name"]).write_text(json.dumps(noted))
+            child.stdin.write(b"\n")
+            child.stdin.flush()
             sys.exit(child.wait())
 
 

@@ -112,12 +112,15 @@ async def test_a_single_model_is_mounted_where_the_image_looks_for_it(meeting: P
 
 
 @pytest.mark.parametrize("name", REAL)
-async def test_the_reserve_makes_of_the_machine_an_instance_of_its_size(meeting: Path, disk: Path, name: str) -> None:
+async def test_the_reserve_makes_of_the_machine_an_instance_of_its_size(
+    meeting: Path, disk: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = psutil.virtual_memory()  # as it was once: others take some and give some back meanwhile
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: there)
     launched = KINDS[name].launch(spec(disk, memory_mb=1024))
     said = [word.split("=")[1] for word in launched.argv if word.startswith("SERVING_RESERVED_MEMORY_MB=")]
     reserve_mb = int(launched.environment.get("SERVING_RESERVED_MEMORY_MB") or said[0])
-    available_mb = psutil.virtual_memory().available / 2**20
-    assert available_mb - reserve_mb == pytest.approx(1024 - 500, abs=400)
+    assert there.available // 2**20 - reserve_mb == 1024 - 500
     unbounded = KINDS[name].launch(spec(disk, memory_mb=0))
     assert "SERVING_RESERVED_MEMORY_MB" not in " ".join([*unbounded.argv, *unbounded.environment])
 
@@ -175,8 +178,8 @@ async def test_nothing_of_a_stopped_container_is_left(meeting: Path, disk: Path,
     await container.unload("m1")
     assert not is_gone(serving)
     await container.stop()
-    assert is_gone(serving)
-    assert is_gone(rig.events("leak")[0]["leaked"])
+    await rig.until(lambda: is_gone(serving))
+    await rig.until(lambda: is_gone(rig.events("leak")[0]["leaked"]))
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -248,7 +251,7 @@ async def test_a_container_that_was_killed_is_replaced(meeting: Path, rig: Any, 
     async with rig.up():
         first = (await rig.ask("a.tar.gz"))["pid"]
         os.kill(first, 9)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             second = (await rig.ask_until_answered("a.tar.gz"))["pid"]
         assert second != first
 

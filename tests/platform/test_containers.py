@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -49,9 +50,15 @@ async def test_a_line_without_end_is_cut_and_bytes_that_are_no_text_are_replaced
 async def test_indented_lines_belong_to_the_record_before_them(rig: Any, tmp_path: Path) -> None:
     records: list[str] = []
     text = "one\\n  more\\r\\n\\tof it\\n\\ntwo\\n  begun"
-    talker = script(f"import sys, time; print('{text}', end='', flush=True); time.sleep(1); print(' and ended')")
+    talker = script(
+        f"print('{text}', end='', flush=True); open({str(rig.meeting / 'gate')!r}).read(); print(' and ended')"
+    )
+    os.mkfifo(rig.meeting / "gate")
+    start = asyncio.create_task(Container.start(talker, spec(tmp_path), on_record=records.append))
+    await rig.until(lambda: "two" in records)
+    (rig.meeting / "gate").write_text("")
     with pytest.raises(ContainerStartFailed):
-        await Container.start(talker, spec(tmp_path), on_record=records.append)
+        await start
     assert records == ["one\n  more\n\tof it", "", "two", "  begun and ended"]
 
 
