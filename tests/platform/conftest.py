@@ -23,6 +23,7 @@ from typing import Any
 
 import boto3
 import botocore.session
+import psutil
 import pytest
 from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -36,6 +37,7 @@ from mme.platform.errors import ModelError
 from mme.platform.hosting import EndpointPlan, Hosting, Instance, VariantPlan
 from mme.platform.launch import Running
 from mme.platform.runtime import InvokeAnswer, Runtime, StreamAnswer
+from mme.processes import marked
 from mme.settings import Settings
 
 STAND_IN = Path(__file__).with_name("stand_in_container.py")
@@ -67,7 +69,7 @@ def running(argv: list[str], url: str, log: Path, env: dict[str, str] | None = N
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture(scope="session")
@@ -212,7 +214,7 @@ class Rig:
     def events(self, kind: str) -> list[dict[str, Any]]:
         """What the containers were asked, in order."""
         try:
-            lines = (self.meeting / "events.jsonl").read_text().splitlines()
+            lines = (self.meeting / "events.jsonl").read_text().rpartition("\n")[0].splitlines()  # not one half written
         except FileNotFoundError:
             return []
         return [event for line in lines if (event := json.loads(line))["event"] == kind]
@@ -230,7 +232,7 @@ class Rig:
         await until(condition)
 
 
-async def until(condition: Any, timeout_s: float = 20) -> None:
+async def until(condition: Any, timeout_s: float = 60) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -272,6 +274,20 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The platform that tests share; each uses names of its own."""
     with platform_in(tmp_path_factory.mktemp("home")) as running_platform:
         yield running_platform
+
+
+def listening_in(home: Path) -> set[tuple[str, int]]:
+    """The addresses and ports on which the processes of a home listen."""
+    found: set[tuple[str, int]] = set()
+    for process in marked("MME_MARK", str(home)):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            found |= {tuple(one.laddr) for one in process.net_connections() if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+@pytest.fixture(scope="session")
+def listening() -> Callable[[Path], set[tuple[str, int]]]:
+    return listening_in
 
 
 Clients = Callable[..., Any]

@@ -11,12 +11,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-import psutil
 import pytest
 from botocore.exceptions import ClientError
 
 from mme.platform.launch import Running
-from mme.processes import marked
 
 HANDLER = """
 import os, sys, tempfile
@@ -86,16 +84,13 @@ def test_no_error_names_a_place_of_this_machine(name: str, message: Any, platfor
 
 
 @pytest.mark.parametrize("path", ["/", "/models", "/moto-api/data.json"])
-def test_no_port_of_a_platform_answers_who_has_no_key(path: str, message: Any, platform: Running) -> None:
+def test_no_port_of_a_platform_answers_who_has_no_key(
+    path: str, message: Any, platform: Running, listening: Any
+) -> None:
     """The gateway, the page, S3, moto and the containers: others on this machine reach them all."""
-    listening = {
-        connection.laddr.port
-        for process in marked("MME_MARK", str(platform.home))
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert len(listening) >= 5
-    for port in listening:
+    ports = {port for _, port in listening(platform.home)}
+    assert len(ports) >= 5
+    for port in ports:
         with pytest.raises(HTTPError) as refused:
             urlopen(f"http://127.0.0.1:{port}{path}")
         with refused.value as answer:
