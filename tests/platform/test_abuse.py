@@ -20,7 +20,7 @@ from mme.platform.launch import Running
 from mme.platform.messages import Reply, Request
 from mme.server.exchange import Exchange
 
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Target:
                     connection.sendall(piece)
                 if is_half_closed:
                     connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):  # what came before a reset is still there to be read
                 while more := connection.recv(65536):
                     received += more
         return received
@@ -247,7 +248,7 @@ async def test_a_client_that_does_not_take_its_answer_is_dropped(kind: str, monk
         request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while True:  # one after the other, as long as they are taken, and never an answer read
-                await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(connection, request), 3)
+                await asyncio.get_running_loop().sock_sendall(connection, request)
         while server.connections:
             await asyncio.sleep(0.01)
         connection.close()

@@ -109,13 +109,13 @@ class Shop:
 
     async def reaches(self, member: str, value: Any) -> None:
         """Wait until DescribeEndpoint shows the value."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while (await self.described()).get(member) != value:
                 await asyncio.sleep(0.01)
 
     async def activity(self, status: str, number: int = 1) -> dict[str, Any]:
         """Wait for so many activities, the newest of this status; the newest."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 found = self.scaler.describe_scaling_activities(TARGET)["ScalingActivities"]
                 if len(found) >= number and found[0]["StatusCode"] == status:
@@ -204,7 +204,7 @@ async def test_a_deleted_endpoints_targets_are_deregistered(shop: Shop) -> None:
     shop.calls_per_minute = 10_000
     await shop.activity("Successful")
     await shop.call("DeleteEndpoint", EndpointName="scaled")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while shop.aws.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]:
             await asyncio.sleep(0.05)
     assert shop.aws.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"] == []

@@ -35,8 +35,10 @@ async def listening(
     listener = socket.create_server(("127.0.0.1", 0))
     front = Front(handle, limits)
     await front.listen(listener)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(*listener.getsockname())
+        while not front.connections:
+            await asyncio.sleep(0)
         try:
             yield front, reader, writer
         finally:

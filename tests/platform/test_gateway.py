@@ -182,6 +182,7 @@ def test_an_endpoint_of_a_single_model_answers_whole_and_in_a_stream(sagemaker: 
     error = refused(runtime.invoke_endpoint, TargetModel="echo.tar.gz", **call)
     assert "is not a multi-model endpoint and does not support target model header." in str(error)
     sagemaker.delete_endpoint(EndpointName=name)
+    sagemaker.get_waiter("endpoint_deleted").wait(EndpointName=name, WaiterConfig=WAIT)
 
 
 def test_a_caller_who_is_gone_before_a_stream_begins_leaves_nothing_in_use(
@@ -212,7 +213,7 @@ def in_use(platform: Running, endpoint: str) -> tuple[int, int]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

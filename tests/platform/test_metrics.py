@@ -51,7 +51,7 @@ async def test_cloudwatch_holds_the_calls_hits_and_loads_of_an_endpoint(rig: Any
             await rig.ask(f"{target}.tar.gz")
         with pytest.raises(ModelError):
             await rig.ask("bad.tar.gz")
-        assert await rig.hosting.flush()
+        assert await rig.hosting.flush(60)
         assert read(moto_url, "Invocations", "Sum") == 5
         assert read(moto_url, "InvocationsPerInstance", "Sum") == 5
         assert read(moto_url, "Invocation4XXErrors", "Sum") == 1
@@ -83,7 +83,7 @@ async def test_get_metric_data_reads_them_too(rig: Any, moto_url: str) -> None:
     rig.put("a.tar.gz")
     async with rig.up(rig.plan_named("data"), moto_url=moto_url):
         await rig.runtime.invoke_endpoint("data", {"x-amzn-sagemaker-target-model": "a.tar.gz"}, b"")
-        assert await rig.hosting.flush()
+        assert await rig.hosting.flush(60)
         now = datetime.datetime.now(datetime.UTC)
         dimensions = [{"Name": "EndpointName", "Value": "data"}, {"Name": "VariantName", "Value": "AllTraffic"}]
         metric = {"Namespace": "AWS/SageMaker", "MetricName": "Invocations", "Dimensions": dimensions}
@@ -121,7 +121,7 @@ async def test_the_containers_lines_are_in_cloudwatch_logs_and_in_a_file(rig: An
     async with rig.up(rig.plan_named("talker"), moto_url=moto_url):
         file = rig.config.folder / "talker" / "AllTraffic" / "0" / "container.log"
         await rig.until(lambda: "a line of the container" in file.read_text())
-        assert await rig.hosting.flush()
+        assert await rig.hosting.flush(60)
         instance = rig.hosting.endpoint("talker").instances[0]
         events = client("logs", moto_url).get_log_events(
             logGroupName="/aws/sagemaker/Endpoints/talker", logStreamName=f"AllTraffic/{instance.id}"
@@ -132,11 +132,11 @@ async def test_the_containers_lines_are_in_cloudwatch_logs_and_in_a_file(rig: An
 async def test_a_log_group_that_was_deleted_is_made_again(tmp_path: Path, moto_url: str, publisher: Any) -> None:
     group = "/aws/sagemaker/Endpoints/again"
     publisher.log(group, "v/i", int(time.time() * 1000), "first")
-    assert publisher.flush(20)
+    assert publisher.flush(60)
     client("logs", moto_url).delete_log_group(logGroupName=group)
     publisher.log(group, "v/i", int(time.time() * 1000), "second")
-    publisher.flush(20)
-    assert publisher.flush(20)
+    publisher.flush(60)
+    assert publisher.flush(60)
     events = client("logs", moto_url).get_log_events(logGroupName=group, logStreamName="v/i")["events"]
     assert [event["message"] for event in events] == ["second"]
 
@@ -150,7 +150,7 @@ async def test_calls_go_on_without_cloudwatch_and_what_waits_is_bounded(
     async with rig.up():
         for _ in range(5):
             await rig.ask("a.tar.gz")
-            assert not await rig.hosting.flush()
+            assert not await rig.hosting.flush(60)
         sender = rig.hosting._publisher
         for at_ms in range(10):
             sender.log("group", "stream", at_ms, f"line {at_ms}")
@@ -166,10 +166,10 @@ async def test_what_waited_for_cloudwatch_arrives_when_it_is_back(
     meter = Meter("AWS/SageMaker", "patient", "AllTraffic")
     meter.add("Invocations", 1)
     publisher.metrics(meter.namespace, meter.drain(datetime.datetime.now(datetime.UTC)))
-    assert not publisher.flush(20)
+    assert not publisher.flush(60)
     publisher._config = PlatformConfig(home=tmp_path, folder=tmp_path, moto_url=moto_url)
     publisher._clients.clear()
-    assert publisher.flush(20)
+    assert publisher.flush(60)
     assert read(moto_url, "Invocations", "Sum", endpoint="patient") == 1
 
 

@@ -139,16 +139,17 @@ async def test_a_call_that_waits_too_long_for_its_load_is_told_so_and_the_load_g
 
 async def test_a_load_that_takes_too_long_is_given_up(rig: Any) -> None:
     rig.put("slow.tar.gz", load_gate="gate")
-    async with rig.up(load_timeout_s=0.5):
-        with pytest.raises(ModelError, match="not loaded within 0.5 s"):
-            await rig.invoke("slow.tar.gz")
-        assert rig.where("slow.tar.gz") == "disk"
+    async with rig.up(load_timeout_s=0.5), asyncio.timeout(60):
+        while rig.where("slow.tar.gz") != "disk":  # on a busy machine the time may be over before the package is here
+            with pytest.raises(ModelError, match="not loaded within 0.5 s"):
+                await rig.invoke("slow.tar.gz")
         rig.open("gate")
 
 
 async def test_a_model_that_does_not_answer_in_time_is_a_model_error(rig: Any) -> None:
     rig.put("lr.tar.gz", invoke_gate="gate")
     async with rig.up(invoke_timeout_s=1):
+        rig.instance.cache.release(await rig.instance.cache.acquire("lr.tar.gz"))  # a load has more time than that
         with pytest.raises(ModelError, match=r"server error \(0\) from model with message \"Your invocation timed out"):
             await rig.invoke("lr.tar.gz")
         rig.open("gate")

@@ -72,7 +72,7 @@ def test_the_next_call_answers_after_a_kill(
     served.invoke(package.slug, package.records)
     process = psutil.Process(victim(served))
     process.kill()
-    psutil.wait_procs([process], timeout=10)
+    psutil.wait_procs([process], timeout=60)
     session.connect(served.settings)  # starts the platform again where it was the victim
     served.wait()
     assert package.difference(served.invoke(package.slug, package.records)) is None
