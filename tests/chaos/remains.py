@@ -20,7 +20,10 @@ def whole(world: World) -> None:
     found: list[str] = []
 
     def is_whole() -> bool:
-        found[:] = filter(None, (_in_use(world), _processes(world), _files(world)))
+        try:
+            found[:] = filter(None, (_in_use(world), _processes(world), _files(world)))
+        except (psutil.Error, OSError) as error:  # something went while it was looked at
+            found[:] = [repr(error)]
         return not found
 
     try:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import psutil
 from callers import busy
-from world import BUCKET, ENDPOINT, World, package, send, until
+from world import BUCKET, DEADLINE_S, ENDPOINT, World, package, send, until
 
 from mme.platform.config import PlatformConfig
 
@@ -134,7 +134,7 @@ def _spoilt(kind: Literal["held", "cut off", "refused", "other bytes"]) -> Calla
         name = f"spoilt-{next(_numbers)}"
         world.put(name, package(name, data_bin=os.urandom(300_000)))
         with busy(world), world.detour.spoiling(f"models/{name}.tar.gz", kind) as fault, world.calling(name):
-            assert fault.reached.wait(30)
+            assert fault.reached.wait(DEADLINE_S)
             world.answered("warm-2")
             if kind == "held":
                 fault.gate.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import itertools
 import json
@@ -297,7 +298,8 @@ class World:
         return int(found[0].read_text())
 
     def _folders(self, name: str) -> list[Path]:
-        return [place.parent for place in self.home.glob(f"instances/{ENDPOINT}/{VARIANT}/*/models/*/model/is-{name}")]
+        pattern = f"instances/{ENDPOINT}/{VARIANT}/*/models/*/model/is-{name}"  # folders may go while it is looked for
+        return [Path(place).parent for place in glob.glob(str(self.home / pattern))]
 
     @contextlib.contextmanager
     def said(self, pattern: str) -> Iterator[Callable[[], re.Match[str]]]:
@@ -336,13 +338,23 @@ class World:
         return dict(until(built, "the branches are built"))
 
     def nursery_now(self) -> dict[str, Any]:
-        (pid,) = [instance["pid"] for instance in self.instances()]
-        container = psutil.Process(pid)
-        (port,) = [one.laddr.port for one in container.net_connections() if one.status == psutil.CONN_LISTEN]
-        headers = {"X-MME-Key": container.environ()["MME_CONTAINER_KEY"]}  # the platform's, made for this container
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/_mme/models", headers=headers)
-        with urllib.request.urlopen(request, timeout=CALL_S) as answer:
-            return dict(json.load(answer)["nursery"])
+        """What the container that serves says; waits while it is being replaced."""
+
+        def said() -> dict[str, Any] | None:
+            (pid,) = [instance["pid"] for instance in self.instances()]
+            with contextlib.suppress(psutil.Error, OSError):
+                container = psutil.Process(pid or 0)  # 0 is no process
+                # The platform's key, made for this container.
+                headers = {"X-MME-Key": container.environ().get("MME_CONTAINER_KEY", "")}
+                for one in container.net_connections():
+                    if one.status == psutil.CONN_LISTEN:
+                        url = f"http://127.0.0.1:{one.laddr.port}/_mme/models"
+                        request = urllib.request.Request(url, headers=headers)
+                        with urllib.request.urlopen(request, timeout=CALL_S) as answer:
+                            return dict(json.load(answer)["nursery"])
+            return None
+
+        return dict(until(said, "the container says what it has"))
 
     def model(self, name: str) -> dict[str, Any]:
         for instance in self.instances():
