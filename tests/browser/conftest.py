@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from scene import Scene, chromium, opened, scene_in
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,8 @@ class Scene:
 
     def delete(self, endpoint: str) -> None:
         self._sagemaker.delete_endpoint(EndpointName=endpoint)
+        waiter = self._sagemaker.get_waiter("endpoint_deleted")
+        waiter.wait(EndpointName=endpoint, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
 
     def call(self, endpoint: str, name: str, number: int = 1) -> int:
         answer = self._runtime.invoke_endpoint(
