@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -70,8 +71,11 @@ def create_all(settings: Settings) -> None:
     policy = session.reading_packages(settings, session.bucket(settings))
     iam.put_role_policy(RoleName=role, PolicyName="one", PolicyDocument=json.dumps(policy))
     iam.attach_role_policy(RoleName=role, PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess")
-    with contextlib.suppress(boto3.client("logs").exceptions.ResourceAlreadyExistsException):
-        boto3.client("logs").create_log_group(logGroupName=f"/aws/sagemaker/Endpoints/{name}")
+    logs, group = boto3.client("logs"), f"/aws/sagemaker/Endpoints/{name}"
+    with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
+        logs.create_log_group(logGroupName=group)
+    while not logs.filter_log_events(logGroupName=group)["events"]:  # which, if they came later, would make it anew
+        time.sleep(0.1)
 
 
 def stop_after(writes: int) -> Callable[[Sent], None]:
