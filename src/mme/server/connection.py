@@ -18,7 +18,7 @@ from mme.server.worker import frames
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16  # below malloc's threshold for a mapping of its own
-_EXIT_GRACE_S = 2.0
+_EXIT_GRACE_S = 10.0  # an end is told in milliseconds, on a busy machine in seconds; who closed its socket may go on
 DISCONNECTED = "java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected."
 TIMED_OUT = "java.util.concurrent.TimeoutException"
 _worker_ids = itertools.count(1)
