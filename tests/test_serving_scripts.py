@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -15,9 +16,15 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mme import checking, lean, packages
 from mme.checking import Served
@@ -161,6 +168,102 @@ def test_a_model_of_another_scikit_learn_is_loaded_where_its_package_allows_that
     assert checking.ask(folder, "[[1]]").json()["predictions"] == pytest.approx([1])
     run = subprocess.run([sys.executable, "-c", ASK_AND_SHOW_LOG, folder], capture_output=True, text=True, check=True)
     assert "InconsistentVersionWarning" in run.stdout and "1.7.0" in run.stdout
+
+
+def of_records(folder: Path, model: object) -> Path:
+    packages.prepare(folder, SCRIPTS / "scikit_learn")
+    (folder / "model.py").rename(folder / "rows.py")
+    shutil.copy(SCRIPTS / "scikit_learn_records" / "model.py", folder)
+    joblib.dump(model, folder / "model.joblib")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def columns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A pipeline of an age, which has to be there, a fare and a port, which may be missing, a plan that looks like a
+    number, and a text; served. It answers the class that it was trained on for those very values."""
+    table = pd.DataFrame(
+        [
+            [40, 9.0, "S", "1", "as good as new", "plain"],
+            [40, 9.0, "S", "2", "as good as new", "second plan"],
+            [40, 9.0, np.nan, "1", "as good as new", "no port"],
+            [40, 9.0, "S", "1", "1234", "number as text"],
+            [40, 90.0, "S", "1", "as good as new", "dear"],
+            [4, 9.0, "S", "1", "as good as new", "child"],
+        ],
+        columns=["age", "fare", "port", "plan", "words", "class"],
+    )
+    made = make_column_transformer(
+        (StandardScaler(), ["age"]),
+        (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), ["fare"]),
+        (OneHotEncoder(handle_unknown="ignore"), ["port"]),
+        (make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore")), ["plan"]),
+        (TfidfVectorizer(), "words"),
+    )
+    pipeline = make_pipeline(made, LogisticRegression())
+    grid = GridSearchCV(pipeline, {"logisticregression__C": [1000]}, cv=[([*range(6)],) * 2])
+    grid.fit(table.drop(columns="class"), table["class"])
+    folder = of_records(tmp_path_factory.mktemp("package") / "columns", grid)
+    with checking.served(folder) as answering:
+        yield answering
+
+
+HEADER = "age,fare,port,plan,words\n"
+PLAIN = {"age": 40, "fare": 9, "port": "S", "plan": "1", "words": "as good as new"}
+
+
+@pytest.mark.parametrize(
+    ("line", "record", "expected"),
+    [
+        ("40,9,S,1,as good as new", {}, "plain"),
+        ("40,9,S,2,as good as new", {"plan": "2"}, "second plan"),
+        ("40,9,S,1,1234", {"words": "1234"}, "number as text"),
+        ("4,9,S,1,as good as new", {"age": 4}, "child"),
+        ("40,9,,1,as good as new", {"port": None}, "no port"),
+        ("40,,S,1,as good as new", {"fare": None}, "plain"),
+        ("40,9,S,,as good as new", {"plan": None}, "plain"),
+    ],
+)
+def test_a_record_is_read_as_the_model_was_trained_whatever_is_beside_it(columns, line, record, expected):
+    record = PLAIN | record
+    for body, content_type in [
+        (HEADER + line, "text/csv"),
+        ("\ufeff" + HEADER + line + "\n40,90,S,1,as good as new\n", "text/csv"),
+        (json.dumps([record]), "application/json"),
+        (json.dumps({"inputs": [record, PLAIN]}), "application/json"),
+    ]:
+        answer = columns.ask(body, content_type)
+        assert (answer.status, answer.json().get("predictions", [""])[0]) == (200, expected), answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "error"),
+    [
+        (json.dumps(PLAIN | {"age": None}), "application/json", "Input X contains NaN"),
+        (json.dumps(PLAIN | {"words": None}), "application/json", "np.nan is an invalid document"),
+        (json.dumps(PLAIN | {"age": 10**400}), "application/json", "too large"),
+        (HEADER + ",9,S,1,as good as new", "text/csv", "Input X contains NaN"),
+        (
+            HEADER + "1,234,9,S,1,as good as new",
+            "text/csv",
+            "expected 5 values in a line, as the header has; record 1 has 6",
+        ),
+        (HEADER + "40,9,S", "text/csv", 'record 1 has 3, ["40", "9", "S"]'),
+        (HEADER + "40,9,S,1," + "a" * 140_000, "text/csv", "field larger than field limit"),
+        ("", "text/csv", "expected records, given none"),
+        ("[" * 100_000, "application/json", "recursion"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_a_400_that_says_why(columns, body, content_type, error):
+    answer = columns.ask(body, content_type)
+    assert answer.status == 400 and error in answer.json()["error"], answer.text
+
+
+def test_null_is_the_none_that_a_model_was_trained_on(tmp_path: Path):
+    table = pd.DataFrame({"port": pd.Series(["S", None, "S", None], dtype=object)})
+    model = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(table, ["there", "none"] * 2)
+    folder = of_records(tmp_path / "none", model)
+    assert checking.ask(folder, '[{"port": null}, {"port": "S"}]').json()["predictions"] == ["none", "there"]
 
 
 ASK_AND_SHOW_LOG = """
