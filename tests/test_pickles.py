@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -144,6 +145,89 @@ def test_no_opcode_hides_a_call(tmp_path: Path, name: str):
 def test_what_cannot_be_read_says_why(tmp_path: Path, data: bytes, reason: str):
     (tmp_path / "x.pkl").write_bytes(data)
     with pytest.raises(PickleError, match=reason):
+        pickles.imports(tmp_path / "x.pkl")
+
+
+def short(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return (b"\x8c" if isinstance(text, str) else b"C") + bytes([len(data)]) + data
+
+
+def an_array(
+    dtype: bytes, alignment: bytes = b"N", made: bytes = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81"
+) -> bytes:
+    """The opcodes of joblib's wrapper around an array of eight items, without the array that follows."""
+    items = {"subclass": b"cnumpy\nndarray\n", "shape": b"K\x08\x85", "order": short("C"), "dtype": dtype}
+    items |= {"allow_mmap": b"\x89", "numpy_array_alignment_bytes": alignment}
+    return made + b"}(" + b"".join(short(name) + value for name, value in items.items()) + b"ub"
+
+
+def a_dtype(
+    text: str, flags: int = 0, size: bytes = b"J\xff\xff\xff\xff", version: int = 3, copy: bytes = b"\x88"
+) -> bytes:
+    state = b"(K" + bytes([version]) + short("|") + b"NNN" + size + b"J\xff\xff\xff\xffK" + bytes([flags]) + b"tb"
+    return b"cnumpy\ndtype\n" + short(text) + b"\x89" + copy + b"\x87R" + state
+
+
+CALL = b"cposix\nsystem\n" + short("true") + b"\x85R."
+WRAPPER = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n"
+# Files whose arrays joblib reads otherwise than they say: what it takes for opcodes would be passed over as numbers.
+FORGED: dict[str, bytes] = {
+    "objects that say they are numbers": an_array(a_dtype("O8")) + CALL,
+    "numbers that say they are objects": an_array(a_dtype("f8", flags=1)) + b"N." + CALL,
+    "records of NumPy's own type that say they hold objects": an_array(a_dtype("V8", 1, b"K\x08", copy=b"\x89")) + CALL,
+    "texts of another size": an_array(a_dtype("S8", size=b"K\x01")) + CALL,
+    "a state of the version before NumPy 1": an_array(a_dtype("f8", version=2)) + CALL,
+    "a state that is set twice": an_array(a_dtype("f8") + a_dtype("f8").partition(b"R")[2]) + CALL,
+    "another library's type": an_array(b"cmine\ndtype\n" + a_dtype("f8").partition(b"dtype\n")[2]) + CALL,
+    "an array in the pickle of an array's objects": an_array(a_dtype("O8", 63)) + an_array(a_dtype("f8")) + CALL,
+    "a wrapper that partial makes": an_array(a_dtype("f8"), made=b"cfunctools\npartial\n" + WRAPPER + b"\x85R)R")
+    + CALL,
+    "a wrapper by the way of its class": an_array(
+        a_dtype("f8"), made=b"c__builtin__\ntype\n" + WRAPPER + b")\x81\x85R)\x81"
+    )
+    + CALL,
+    "a wrapper with arguments": an_array(a_dtype("f8"), made=WRAPPER + b"N\x85R") + CALL,
+    "a wrapper of joblib's old kind": b"cjoblib.numpy_pickle_compat\nNDArrayWrapper\n)\x81}b.",
+    "arguments that are made by a call": b"cfunctools\npartial\nc__builtin__\ntuple\n)RR.",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_an_array_that_is_not_what_it_says_is_refused(tmp_path: Path, name: str):
+    (tmp_path / "x.joblib").write_bytes(b"\x80\x04" + FORGED[name] + bytes(64) + b".")
+    with pytest.raises(PickleError, match="UnpicklingError"):
+        pickles.imports(tmp_path / "x.joblib")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "array"),
+    [
+        (a_dtype("f8"), bytes(64)),
+        (a_dtype("S8", size=b"K\x08"), bytes(64)),
+        (a_dtype("V8", size=b"K\x08"), bytes(64)),
+        (a_dtype("O8", flags=63), b"N."),
+        (a_dtype("V8", flags=63, size=b"K\x08"), b"N."),
+    ],
+)
+def test_behind_an_array_that_is_what_it_says_a_call_is_seen(tmp_path: Path, dtype: bytes, array: bytes):
+    (tmp_path / "x.joblib").write_bytes(b"\x80\x04" + an_array(dtype) + array + CALL)
+    assert Import("posix", "system") in pickles.imports(tmp_path / "x.joblib")
+
+
+NESTED = b"K\x00" + b"2\x86" * 60  # a tuple of a tuple of … whose hash takes as many steps as 2**60
+
+
+@pytest.mark.parametrize("items", [b"}%bK\x01s", b"}(%bK\x01u", b"(%bK\x01d", b"\x8f(%b\x90", b"(%b\x91"])
+def test_a_key_that_takes_for_ever_to_hash_costs_nothing(tmp_path: Path, items: bytes):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + items % NESTED + b"0" + CALL)
+    assert Import("posix", "system") in pickles.imports(tmp_path / "x.pkl")
+
+
+def test_opcodes_that_inflate_without_end_are_not_kept(tmp_path: Path):
+    with gzip.open(tmp_path / "x.pkl", "wb") as file:
+        file.write(pickle.dumps([bytes(6 * 2**20 + each) for each in range(4)]))
+    with pytest.raises(PickleError, match="what isn't arrays in it is larger than 16777216 bytes"):
         pickles.imports(tmp_path / "x.pkl")
 
 
