@@ -331,6 +331,35 @@ def test_the_lean_classifier_is_the_native_one_within_a_hundred_thousandth(class
     assert exported.labels.tolist() == classifier.model_head.classes_.tolist()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_lean_classifier_computes_few_sentences_at_once_and_short_ones_without_the_long(classifier, tmp_path: Path):
+    lean.export(classifier, tmp_path)
+    exported = runpy.run_path(str(SCRIPTS / "setfit_lean" / "classifier.py"))["Classifier"](tmp_path)
+    texts = pd.read_csv(ROOT / "data" / "sentences_test.csv")["text"].head(60).tolist()
+    texts[::30] = ["word " * 800, "a long one " * 20]
+    alone = np.concatenate([exported.probabilities([text]) for text in texts])
+    shapes, encoder = [], exported.encoder
+
+    class Watched:
+        def run(self, outputs, inputs):
+            shapes.append(inputs["input_ids"].shape)
+            return encoder.run(outputs, inputs)
+
+    exported.encoder = Watched()
+    assert np.abs(exported.probabilities(texts) - alone).max() < 1e-5
+    assert [count for count, _ in shapes] == [32, 28]
+    assert shapes[0][1] < 40 < shapes[1][1]
+
+
+@pytest.mark.parametrize("sentences", [lean_package], indirect=True, ids=["lean_package"])
+@pytest.mark.parametrize(
+    ("body", "error"), [(r'["a", "\ud83d"]', "surrogates not allowed"), ("[" * 100_000, "recursion")]
+)
+def test_a_text_that_is_none_is_a_400_that_says_why(sentences, body, error):
+    answer = sentences[0].ask(body)
+    assert answer.status == 400 and error in answer.json()["error"], answer.text
+
+
 def test_a_classifier_of_another_kind_is_not_exported(classifier: Any, tmp_path: Path):
     class Other:
         model_body, model_head = classifier.model_body, LinearRegression()

@@ -42,6 +42,7 @@ def sentences_of(inputs):
             raise ValueError(f"{expected}; given ({len(sentences)}, {len(sentence)}) by record {number}")
         if not isinstance(sentence, str):
             raise ValueError(f"{expected}; record {number} is {json.dumps(sentence)[:80]}, not a text")
+        sentence.encode()  # a ValueError where half a character, such as "\ud83d", makes it no text for the tokenizer
     return sentences
 
 
@@ -54,7 +55,7 @@ def handle(inputs: Input) -> Output | None:
         return None
     try:
         sentences = sentences_of(inputs)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Output().error(str(error), code=400, message="invalid input")
     probabilities = model.probabilities(sentences)
     labels = model.labels[probabilities.argmax(axis=1)]
