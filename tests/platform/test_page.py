@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from mme.platform.page import events
 from mme.platform.page.app import Page
 from mme.platform.page.events import Recorder
 from mme.platform.state import State
@@ -178,6 +179,40 @@ async def test_the_stream_tells_everything_once_and_then_what_changed(rig: Any) 
         assert browser.tiles["a.tar.gz"][4] == 1
         assert any(line.startswith("fetched a from S3") for line in browser.log)
         assert any(line.startswith("loaded a in ") for line in browser.log)
+
+
+async def test_figures_stay_where_more_packages_are_shown_than_have_figures_kept(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_MODELS", 2)  # the endpoint's own and those of the one that is called
+    for name in "abc":
+        rig.put(f"{name}.tar.gz")
+    async with looking(rig) as browser, browser.session.get(browser.url + "/events") as stream:
+        await rig.ask("a.tar.gz")
+        while len(browser.tiles) < 3 or browser.tiles["a.tar.gz"][4] < 1:
+            await browser.read(stream)
+        for _ in range(3):
+            await browser.read(stream)
+        assert browser.tiles["a.tar.gz"][4] == 1
+
+
+async def test_all_who_look_are_told_the_same(rig: Any) -> None:
+    rig.put("a.tar.gz")
+    async with looking(rig) as early, early.session.get(early.url + "/events") as first:
+        await rig.ask("a.tar.gz")
+        while early.tiles.get("a.tar.gz", [""])[0] != "memory":
+            await early.read(first)
+        late = Browser(early.page, early.session)
+        async with late.session.get(late.url + "/events") as second:
+            while late.tiles.get("a.tar.gz", [""])[0] != "memory":
+                await late.read(second)
+            await rig.ask("a.tar.gz")
+            for browser, stream in ((early, first), (late, second)):
+                states = []
+                while (browser.tiles["a.tar.gz"][0], browser.tiles["a.tar.gz"][4]) != ("memory", 2):
+                    await browser.read(stream)
+                    states.append(browser.tiles["a.tar.gz"][0])
+                assert "answering" in states
 
 
 async def test_the_stream_says_who_was_evicted_for_whom(rig: Any) -> None:

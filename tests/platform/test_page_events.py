@@ -71,3 +71,12 @@ def test_names_that_do_not_exist_fill_no_memory() -> None:
         recorder(PLACE, Happening("called", f"{number}.tar.gz", 0.1, detail="failed"))
     assert len(recorder._models) == 10_000
     assert len(recorder.log_since(0)) == 200
+
+
+def test_reading_figures_keeps_nothing_and_costs_no_other_model_its_own() -> None:
+    recorder = Recorder()
+    recorder(PLACE, Happening("called", "a.tar.gz", 0.1, detail="hit"))
+    for number in range(10_050):
+        assert recorder.peek("shop", "AllTraffic", f"{number}.tar.gz").calls == 0
+    assert recorder.peek("shop", "AllTraffic", "a.tar.gz").calls == 1
+    assert len(recorder._models) == 1

@@ -56,7 +56,9 @@ _GUARDS = [
     ("cache-control", "no-store"),
 ]
 _TICK_S = 0.25  # between two events of a stream
-_VIEWERS = 16  # at once; each costs the platform some thousandths of a processor
+# At once. Each costs the platform some thousandths of a processor, and the first one some hundredths where there are
+# 10,000 packages.
+_VIEWERS = 16
 _REQUEST_BYTES = 8 << 20  # the largest body of a call, 6 MB, as a JSON string
 _SHOWN_CHARACTERS = 100_000  # of an answer
 
@@ -77,7 +79,7 @@ class Page:
         self._hosting = hosting
         self._runtime = runtime
         self._recorder = recorder
-        self._sight = Sight(hosting)
+        self._sight = Sight(hosting, recorder)
         self._state = state
         self._secret = _digest(secret_key, "live page")
         self._nonce = secrets.token_hex(16)

@@ -55,6 +55,9 @@ class Figures:
         return _median_ms(self.cold_s), _median_ms(self.warm_s)
 
 
+_NOTHING_YET = Figures()
+
+
 class Recorder:
     """Takes what happens as it does. Belongs to the platform's event loop."""
 
@@ -92,6 +95,10 @@ class Recorder:
                 del self._models[next(iter(self._models))]
             found = self._models[key] = Figures()
         return found
+
+    def peek(self, endpoint: str, variant: str, target: str) -> Figures:
+        """Those of a model, to read and not to count in: nothing is kept of one that nothing has happened to."""
+        return self._models.get((endpoint, variant, target), _NOTHING_YET)
 
     def log_since(self, version: int) -> list[dict[str, Any]]:
         """The entries that are new or counted again since then, the oldest first."""

@@ -20,12 +20,19 @@ Tile = list[Any]
 milliseconds of a cold and of a warm call, and why it could not be loaded."""
 
 
-class Sight:
-    """What is asked of containers and S3 for the viewers, once for all of them, and only while there are any."""
+Tiles = dict[str, dict[str, Tile]]
+"""By the instance's id, and by target."""
 
-    def __init__(self, hosting: Hosting) -> None:
+
+class Sight:
+    """What is asked of containers and S3 for the viewers, and the tiles made of it, once for all of them, and only
+    while there are any."""
+
+    def __init__(self, hosting: Hosting, recorder: Recorder) -> None:
         self._hosting = hosting
+        self._recorder = recorder
         self._packages: dict[str, dict[str, int]] = {}
+        self._tiles: Tiles | None = None
         self._viewers = 0
         self._looking: asyncio.Task[None] | None = None
 
@@ -38,15 +45,23 @@ class Sight:
         self._viewers -= 1
         if self._viewers == 0 and self._looking is not None:
             self._looking.cancel()
-            self._looking = None
+            self._looking = self._tiles = None
 
     @property
     def viewers(self) -> int:
         return self._viewers
 
-    def packages(self, prefix: str) -> dict[str, int]:
-        """The packages of a multi-model variant as S3 listed them last, with their sizes in bytes."""
-        return self._packages.get(prefix, {})
+    def tiles(self, seen: Tiles | None) -> Tiles:
+        """The newest tiles; made anew for a viewer that has seen those, and so by one viewer for all."""
+        if self._tiles is None or self._tiles is seen:
+            before = seen or {}
+            self._tiles = {
+                instance.id: self._tiles_of(endpoint.name, variant, instance, before.get(instance.id, {}))
+                for endpoint in self._hosting.endpoints
+                for variant in endpoint.variants.values()
+                for instance in variant.instances
+            }
+        return self._tiles
 
     async def _look(self) -> None:
         while True:
@@ -59,6 +74,31 @@ class Sight:
             await self._hosting.refresh()
             await asyncio.sleep(_LOOK_S)
 
+    def _tiles_of(
+        self, endpoint_name: str, variant: Variant, instance: Instance, before: dict[str, Tile]
+    ) -> dict[str, Tile]:
+        def tile(target: str, state: str, in_use: int, figures: dict[str, Any], memory_mb: float | None) -> Tile:
+            record = self._recorder.peek(endpoint_name, variant.plan.name, target)
+            was = before.get(target)
+            workers, waiting = len(figures.get("workers", ())), max(in_use, figures.get("queue", 0))
+            latencies = record.latencies_ms() if was is None or record.calls != was[4] else was[7:9]
+            return [
+                "answering" if state == "memory" and in_use else state,
+                *(waiting, workers, memory_mb, record.calls, record.hits, record.evictions),
+                *latencies,
+                record.trouble,
+            ]
+
+        if not variant.plan.is_multi_model:
+            state = "loading" if instance.container is None else "memory"
+            return {"": tile("", state, instance.in_flight, {}, None)}
+        packages = self._packages.get(variant.plan.model_data_url, ())
+        tiles = {target: tile(target, "s3", 0, {}, None) for target in packages}
+        for model in instance.cache.models:
+            if model.where is not Where.S3 or model.in_use:
+                tiles[model.target] = tile(model.target, model.where, model.in_use, model.figures, model.memory_mb)
+        return tiles
+
 
 class Viewer:
     """What one browser knows, and so what it has to be told. A slow one is told less often, and misses nothing."""
@@ -68,7 +108,8 @@ class Viewer:
         self._recorder = recorder
         self._sight = sight
         self._fleet: list[dict[str, Any]] | None = None
-        self._tiles: dict[str, dict[str, Tile]] = {}
+        self._seen: Tiles | None = None
+        self._told: Tiles = {}
         self._totals: dict[str, Any] = {}
         self._log_version = 0
         self._second = 0
@@ -83,16 +124,9 @@ class Viewer:
         ]
         if fleet != self._fleet:
             told["fleet"] = self._fleet = fleet
-        tiles = {
-            instance.id: self._tiles_of(endpoint.name, variant, instance)
-            for endpoint in self._hosting.endpoints
-            for variant in endpoint.variants.values()
-            for instance in variant.instances
-        }
-        changed = {
-            key: changes for key, now in tiles.items() if (changes := _difference(self._tiles.get(key, {}), now))
-        }
-        self._tiles = tiles
+        self._seen = self._sight.tiles(self._seen)
+        self._told = {key: self._told.get(key, {}) for key in self._seen}
+        changed = {key: changes for key, now in self._seen.items() if (changes := _bring_up(self._told[key], now))}
         if changed:
             told["tiles"] = changed
         if totals := self._changed_totals():
@@ -125,33 +159,6 @@ class Viewer:
         self._totals = totals
         return totals
 
-    def _tiles_of(self, endpoint_name: str, variant: Variant, instance: Instance) -> dict[str, Tile]:
-        before = self._tiles.get(instance.id, {})
-
-        def tile(target: str, state: str, in_use: int, figures: dict[str, Any], memory_mb: float | None) -> Tile:
-            record = self._recorder.of(endpoint_name, variant.plan.name, target)
-            was = before.get(target)
-            if state == "memory" and (in_use or (was is not None and record.calls != was[4])):
-                state = "answering"
-            workers, waiting = len(figures.get("workers", ())), max(in_use, figures.get("queue", 0))
-            latencies = record.latencies_ms() if was is None or record.calls != was[4] else was[7:9]
-            return [
-                *(state, waiting, workers, memory_mb, record.calls, record.hits, record.evictions),
-                *latencies,
-                record.trouble,
-            ]
-
-        if not variant.plan.is_multi_model:
-            state = "loading" if instance.container is None else "memory"
-            return {"": tile("", state, instance.in_flight, {}, None)}
-        tiles = {
-            target: tile(target, "s3", 0, {}, None) for target in self._sight.packages(variant.plan.model_data_url)
-        }
-        for model in instance.cache.models:
-            if model.where is not Where.S3 or model.in_use:
-                tiles[model.target] = tile(model.target, model.where, model.in_use, model.figures, model.memory_mb)
-        return tiles
-
 
 def _variant(variant: Variant) -> dict[str, Any]:
     return {
@@ -175,6 +182,17 @@ def _variant(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _difference(before: dict[str, Tile], now: dict[str, Tile]) -> dict[str, Tile | None]:
-    changed: dict[str, Tile | None] = {key: value for key, value in now.items() if before.get(key) != value}
-    return changed | {key: None for key in before if key not in now}
+def _bring_up(told: dict[str, Tile], now: dict[str, Tile]) -> dict[str, Tile | None]:
+    """Bring what was told of an instance up to now; returns what that changed. A model that was called meanwhile is
+    told as answering once, however short its call was."""
+    changed: dict[str, Tile | None] = {key: None for key in told if key not in now}
+    for key in changed:
+        del told[key]
+    for key, tile in now.items():
+        was = told.get(key)
+        if was == tile:
+            continue
+        if was is not None and tile[0] == "memory" and tile[4] != was[4]:
+            tile = ["answering", *tile[1:]]
+        changed[key] = told[key] = tile
+    return changed
