@@ -98,20 +98,30 @@ class Scene:
         policy = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
         self.client("iam").create_role(RoleName="browser", AssumeRolePolicyDocument=policy)
 
-    def put(self, endpoint: str, name: str, *, number: int = 0, ballast_mb: int = 0, gate: str = "") -> Path:
-        """Upload the package of a model that adds `number`, with an example; returns its archive."""
-        return self._put(endpoint, name, HANDLER.format(number=number, ballast_mb=ballast_mb, gate=gate), ballast_mb)
+    def put(
+        self,
+        endpoint: str,
+        name: str,
+        *,
+        number: int = 0,
+        ballast_mb: int = 0,
+        gate: str = "",
+        example: str = '{"number": 2}',
+    ) -> Path:
+        """Upload the package of a model that adds `number`, with an example's body; returns its archive."""
+        code = HANDLER.format(number=number, ballast_mb=ballast_mb, gate=gate)
+        return self._put(endpoint, name, code, ballast_mb, example)
 
     def put_broken(self, endpoint: str, name: str) -> None:
         """Upload the package of a model that can't be loaded."""
-        self._put(endpoint, name, BROKEN, 0)
+        self._put(endpoint, name, BROKEN, 0, '{"number": 2}')
 
-    def _put(self, endpoint: str, name: str, code: str, memory_mb: int) -> Path:
+    def _put(self, endpoint: str, name: str, code: str, memory_mb: int, example: str) -> Path:
         folder = self.folder / name
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(code)
         packages.write_properties(folder, {"engine": "Python", "required_memory_mb": 10 + memory_mb})
-        packages.write_examples(folder, [Example.of_json("two", {"number": 2}, None)])
+        packages.write_examples(folder, [Example("two", example, None)])
         archive = self.folder / f"{name}.tar.gz"
         packages.build(folder, archive)
         self._s3.upload_file(str(archive), BUCKET, f"{endpoint}/{name}.tar.gz")

@@ -87,6 +87,30 @@ def test_a_request_is_sent_with_the_packages_example_and_answered(look: Look) ->
     expect_at(page, "small", "in memory")
 
 
+def test_requests_and_answers_go_to_the_last_digit_and_line_end(look: Look, scene: Scene) -> None:
+    example = '{"number":\r\n 9007199254740993, "weight": 1.0}'
+    scene.put("shop", "exact", example=example)
+    page = look()
+    tile(page, "exact").click()
+    model = page.get_by_role("dialog", name="exact")
+    body, send, answer = (
+        model.get_by_label("Body"),
+        model.get_by_role("button", name="Send"),
+        model.get_by_label("answer"),
+    )
+    expect(body).to_have_value(example.replace("\r\n", "\n"))
+    with page.expect_request("**/invoke") as sent:
+        send.click()
+    assert sent.value.post_data_json["body"] == example
+    expect(answer).to_contain_text("9007199254740993")
+    edited = '{"number": 1.0,  "weight": 1e2}'
+    body.fill(edited)
+    with page.expect_request("**/invoke") as sent:
+        send.click()
+    assert sent.value.post_data_json["body"] == edited
+    expect(answer).to_contain_text("1.0")
+
+
 def test_errors_are_shown_with_their_reason(look: Look) -> None:
     page = look()
     tile(page, "broken").click()

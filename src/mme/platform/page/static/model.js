@@ -17,6 +17,7 @@ const state = document.getElementById("model-state");
 const trouble = document.getElementById("model-trouble");
 let open = null; // the tile's place while the dialog shows it
 let examples = [];
+let golden = null; // the example's body while nobody has edited it; the field itself changes its line ends
 
 const FIGURES = {
   "workers": (seen) => String(seen.workers),
@@ -49,6 +50,7 @@ function show(place) {
   answer.replaceChildren();
   example.replaceChildren();
   requestBody.value = "";
+  golden = null;
   contentType.value = "application/json";
   examples = [];
   about.replaceChildren(make("p", { textContent: "Reading the package" }));
@@ -118,17 +120,18 @@ function showPackage(told) {
 function fill() {
   const chosen = examples[example.value];
   if (!chosen) return;
-  requestBody.value = pretty(chosen.body);
+  requestBody.value = golden = chosen.body;
   contentType.value = chosen.content_type;
 }
 
 example.addEventListener("change", fill);
+requestBody.addEventListener("input", () => { golden = null; });
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const sentFrom = open;
   const accept = examples[example.value]?.accept ?? "*/*";
-  const asked = { ...open, content_type: contentType.value, accept, body: requestBody.value };
+  const asked = { ...open, content_type: contentType.value, accept, body: golden ?? requestBody.value };
   button.disabled = true;
   const headers = { "Content-Type": "application/json" };
   const told = await ask("/invoke", { method: "POST", headers, body: JSON.stringify(asked) });
@@ -143,14 +146,5 @@ function showAnswer({ refused, status, error, is_warm, ms, body }) {
   answer.toggleAttribute("data-failed", Boolean(refused || error));
   answer.replaceChildren(
     make("p", { textContent: refused ? "Not sent" : outcome.join(", ") }),
-    make("pre", { textContent: refused ?? pretty(body), tabIndex: 0, ariaLabel: "answer" }));
-}
-
-function pretty(text) {
-  try {
-    const whole = JSON.stringify(JSON.parse(text), null, 2);
-    return whole.length < 400 ? whole : text;
-  } catch {
-    return text;
-  }
+    make("pre", { textContent: refused ?? body, tabIndex: 0, ariaLabel: "answer" }));
 }
