@@ -10,7 +10,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Timings belong in benchmarks: what is slow here is the machine. No database, so that each run begins the same.
+hypothesis.settings.register_profile(
+    "mme", deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+hypothesis.settings.load_profile("mme")
 
 OUTSIDE_PROGRAMS = {
     "djl_serving": shutil.which("djl-serving") is not None,

@@ -7,13 +7,12 @@ import math
 from functools import cache
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mme.labs import caches
 
 TRACES = st.lists(st.integers(0, 5), max_size=30)
-BOUNDED = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 def most_hits(trace: list[int], capacity: int) -> int:
@@ -44,13 +43,11 @@ def test_a_round_over_one_model_more_than_fits_never_hits_though_most_could() ->
     assert caches.ratio(caches.least_recently_used(trace, 5)) == 0.95
 
 
-@BOUNDED
 @given(TRACES.filter(lambda trace: len(trace) <= 12), st.integers(1, 3))
 def test_no_choice_of_who_leaves_hits_more_often_than_the_optimal(trace: list[int], capacity: int) -> None:
     assert sum(caches.optimal(trace, capacity)) == most_hits(trace, capacity)
 
 
-@BOUNDED
 @given(TRACES, st.integers(1, 6))
 def test_the_optimal_hits_at_least_as_often_and_a_larger_cache_never_less(trace: list[int], capacity: int) -> None:
     lru = caches.least_recently_used
@@ -58,7 +55,6 @@ def test_the_optimal_hits_at_least_as_often_and_a_larger_cache_never_less(trace:
     assert sum(lru(trace, capacity)) <= sum(lru(trace, capacity + 1))
 
 
-@BOUNDED
 @given(TRACES)
 def test_where_everything_fits_only_first_calls_miss(trace: list[int]) -> None:
     for hits in (caches.least_recently_used(trace, 6), caches.optimal(trace, 6)):

@@ -22,7 +22,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mme.platform.config import ObjectStore
@@ -33,7 +33,6 @@ from mme.platform.proxy import Answer
 from mme.platform.signatures import NotAuthentic, Secret, Signatures, claim_of
 from mme.platform.state import State
 
-BOUNDED = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 HOST = "127.0.0.1:8080"
 TARGET = "/endpoints/e/invocations"
 
@@ -72,7 +71,6 @@ queries = st.dictionaries(st.sampled_from(["prefix", "list-type", "x-id", "a b"]
 headers = st.dictionaries(st.sampled_from(["Content-Type", "X-Amzn-Thing", "x-amz-meta-b", "Accept"]), values)
 
 
-@BOUNDED
 @given(st.sampled_from(["GET", "PUT", "POST"]), paths, queries, headers, st.binary(max_size=20), st.booleans())
 def test_what_botocore_signs_holds_in_headers_and_in_addresses_and_nothing_else_does(
     method: str, path: str, query: str, extra: dict[str, str], body: bytes, is_s3: bool

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -286,9 +286,6 @@ def test_whatever_happens_the_state_is_consistent_and_nothing_is_left(
     bounded = settings(
         max_examples=10,
         stateful_step_count=16,
-        deadline=None,
-        database=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Machine, settings=bounded)

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from container import Container, until
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # Each property takes about five seconds.
-BOUNDED = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 # Answers to a client's mistakes, DJL's 500s for what Java stumbles over, and nothing else.
 STATUSES = {100, 200, 202, 204, 400, 404, 405, 408, 409, 413, 417, 424, 500, 503, 507}
 JAVA_500 = {"NullPointerException", "JsonSyntaxException", "EngineException", "FileNotFoundException"}
@@ -198,13 +197,13 @@ def requests(draw: st.DrawFn) -> bytes:
     return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + draw(bodies)
 
 
-@settings(BOUNDED, max_examples=400)
+@settings(max_examples=400)
 @given(pieces=st.lists(st.one_of(requests(), requests(), bodies), min_size=1, max_size=4))
 def test_no_bytes_on_a_connection_hang_it_or_bring_a_strange_failure(target: Container, pieces: list[bytes]) -> None:
     check(exchange(target, pieces))
 
 
-@settings(BOUNDED, max_examples=50)
+@settings(max_examples=50)
 @given(cut=st.integers(1, 200), piece=st.integers(1, 9))
 def test_a_request_may_come_in_any_pieces_and_may_stop_anywhere(target: Container, cut: int, piece: int) -> None:
     whole = b"POST /models/echo/invoke HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
@@ -242,7 +241,7 @@ load_requests = st.one_of(
 )
 
 
-@settings(BOUNDED, max_examples=200)
+@settings(max_examples=200)
 @given(asked=load_requests)
 def test_no_request_to_load_brings_a_strange_failure(target: Container, asked: Any) -> None:
     body = json.dumps(asked).encode()
@@ -254,7 +253,7 @@ def test_no_request_to_load_brings_a_strange_failure(target: Container, asked: A
         assert answer.status != 500 or described["type"] in JAVA_500, (asked, described)
 
 
-@settings(BOUNDED, max_examples=100)
+@settings(max_examples=100)
 @given(query=st.dictionaries(st.sampled_from(["min_worker", "max_worker", "limit"]), st.text(max_size=6), max_size=3))
 def test_no_request_to_scale_brings_a_strange_failure(target: Container, query: dict[str, str]) -> None:
     plausible = {key: value for key, value in query.items() if not value.strip().isdigit()}
@@ -295,7 +294,7 @@ scribbles = st.one_of(
 )
 
 
-@settings(BOUNDED, max_examples=100)
+@settings(max_examples=100)
 @given(scribble=scribbles)
 def test_a_worker_that_sends_anything_costs_its_own_call_at_most(target: Container, scribble: bytes) -> None:
     status = invoke(target, "saboteur", scribble)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from container import Answer, Container, Gate, until
 from ended import is_gone
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -215,9 +215,7 @@ class Machine(RuleBasedStateMachine):
 
 def test_any_interleaving_keeps_the_rules_and_leaves_nothing(served: Container, tmp_path: Path) -> None:
     Machine.container, Machine.root = served, tmp_path
-    bounded = settings(
-        max_examples=12, stateful_step_count=25, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    bounded = settings(max_examples=12, stateful_step_count=25)
     server = served.process()
     run_state_machine_as_test(Machine, settings=settings(bounded, max_examples=1))
     until(served.is_rested, "a process waited for the next model")
