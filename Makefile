@@ -33,7 +33,7 @@ lines_of = awk '/^[^ ]/ { is_wanted = $(1) } is_wanted' requirements.hashes.txt
 
 $(STAMP): requirements.hashes.txt pyproject.toml
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(OFFLINE) --require-hashes --only-binary :all: \
 		-r <($(call lines_of,/^uv==/))
 ifeq ($(TORCH),cpu)
