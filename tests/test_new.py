@@ -82,6 +82,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     encoded = make_column_transformer((OneHotEncoder(), ["species"]), remainder="passthrough")
     weighing = make_pipeline(encoded, LinearRegression())
     joblib.dump(weighing.fit(penguins[[*COLUMNS.values()]], penguins["body_mass_g"]), folder / "penguins.joblib")
+    port = pd.DataFrame({"port": ["S", "C", np.nan, "S", "C", np.nan]})
+    for name, missing in (("nan", np.nan), ("none", None)):
+        ports = port.astype(object).where(port.notna(), missing)
+        boarding = make_pipeline(make_column_transformer((OneHotEncoder(), ["port"])), LogisticRegression())
+        joblib.dump(boarding.fit(ports, ["there", "there", "missing"] * 2), folder / f"{name}.joblib")
     joblib.dump(LinearRegression(), folder / "unfitted.joblib")
     words = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["as good as new", "it broke"], ["glad", "sad"])
     joblib.dump(words, folder / "words.joblib")
@@ -153,6 +158,16 @@ def test_a_package_of_each_kind_passes_its_check_as_it_is(models, tmp_path, file
     packages.build(made.folder, tmp_path / "mine.tar.gz")
     report = checking.check(tmp_path / "mine.tar.gz")
     assert report.ok and report.golden_calls == 2, report
+
+
+@pytest.mark.parametrize("file", ["nan.joblib", "none.joblib"])
+def test_a_category_for_what_is_missing_is_null_in_a_record(models, tmp_path, file):
+    new.create(tmp_path / "known", models / file)
+    made = new.create(tmp_path / "null", models / file, example=[{"port": None}, {"port": "S"}])
+    assert made.examples[1].answer == {"predictions": ["missing", "there"]}
+    for folder in (tmp_path / "known", made.folder):
+        report = checking.check(folder)
+        assert report.ok and report.golden_calls == 2, report
 
 
 def test_the_test_that_is_written_passes(tmp_path):

@@ -180,7 +180,8 @@ def _examples(found: Found) -> Iterator[Example]:
         try:
             yield Example.of_json(name, request, answer, found.tolerance)
         except ValueError as error:
-            raise NewError(f"the model answers {answer}, which JSON can't hold; give another --example") from error
+            asked = f"the model answers {answer} to {request}"
+            raise NewError(f"{asked}, and JSON can't hold NaN or infinity; give another --example") from error
 
 
 def _ask_for_more(staged: Path, taken_mb: int) -> None:

@@ -86,13 +86,15 @@ def _predicted(model: Any, records: list[Any], names: list[str]) -> Any:
     from sklearn.exceptions import NotFittedError
 
     try:
-        return model.predict(_as_taken(records, names)).tolist()
+        return model.predict(_as_taken(model, records, names)).tolist()
     except NotFittedError:
         raise _Unfitted("it isn't fitted; fit it and save it again") from None
 
 
-def _as_taken(records: list[Any], names: list[str]) -> Any:
-    """Records as the model takes them: texts, a table, or a matrix."""
+def _as_taken(model: Any, records: list[Any], names: list[str]) -> Any:
+    """Records as the model takes them: texts, a table, where null is NaN as its handler makes it, or a matrix."""
+    import numpy as np
+
     if isinstance(records[0], str):
         return records
     if isinstance(records[0], dict):
@@ -100,9 +102,12 @@ def _as_taken(records: list[Any], names: list[str]) -> Any:
 
         if missing := sorted(set(names) - set(records[0])):
             raise Unfit(f"it takes the columns{listed(names)}, and the example lacks {', '.join(missing)}")
-        return pd.DataFrame(records, columns=names)
-    import numpy as np
-
+        table = {}
+        for name in names:
+            known = _categories(model).get(name, [])
+            values = pd.Series([record.get(name) for record in records], dtype=object if known else None)
+            table[name] = values if None in known else values.fillna(np.nan)
+        return pd.DataFrame(table)
     return np.array(records, dtype=float)
 
 
@@ -120,11 +125,20 @@ def _answers(model: Any, example: Any, width: int | None) -> bool:
 def _made_up(model: Any, names: list[str], place: int) -> dict[str, Any]:
     """A record with a value for each column: of those that are encoded one that the encoder knows, else 1."""
     record: dict[str, Any] = dict.fromkeys(names, 1)
-    for transformer, columns in _transformers(model):
-        for column, known in zip(columns, getattr(transformer, "categories_", []), strict=False):
-            if column in record:
-                record[column] = known.tolist()[place]
+    for column, known in _categories(model).items():
+        # NaN, which stands for a value that is missing and which JSON hasn't got, is the one that isn't itself.
+        if column in record and (values := [value for value in known if value == value]):
+            record[column] = values[place]
     return record
+
+
+def _categories(model: Any) -> dict[Any, list[Any]]:
+    """What a pipeline's encoders know of each column that they encode."""
+    return {
+        column: known.tolist()
+        for transformer, columns in _transformers(model)
+        for column, known in zip(columns, getattr(transformer, "categories_", []), strict=False)
+    }
 
 
 def _transformers(model: Any) -> Iterator[tuple[Any, list[Any]]]:
