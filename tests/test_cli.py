@@ -22,6 +22,7 @@ import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
 from mme import checking, cli, packages
+from mme.cli import console
 from mme.packages import Example
 from mme.platform import launch
 from mme.server.worker import box
@@ -307,6 +308,31 @@ def test_pack_writes_the_model_anew_without_a_pickle_when_its_types_are_trusted(
     assert "model.joblib would import: " in out and "sklearn.ensemble._forest.ExtraTreesClassifier" in out
 
 
+def test_only_a_fault_of_the_libraries_is_told_as_one(mme, tmp_path):
+    folder = packages.prepare(tmp_path / "forest", Settings().scripts_dir / "scikit_learn")
+    packages.save_model(folder, ExtraTreesClassifier(2).fit([[0], [1]], [0, 1]))
+    trusted = ["--trust", "sklearn.tree._tree.Tree", "--trust", "ä"]
+    code, _, err = mme("pack", folder, "--format", "skops", *trusted)
+    assert code == 2 and "use ASCII" in err and "--lib" not in err
+
+
+def test_what_a_package_says_is_told_without_what_a_terminal_would_obey(mme, tmp_path):
+    (tmp_path / "forged").mkdir()
+    (tmp_path / "forged" / "model.py").write_text(f"# no handler\n{LIGHT}")
+    said = b"\x1b[2Kx\nforged: no faults, 1 golden call equal"
+    name = b"\x8c\x07sklearn\x8c" + bytes([len(said)]) + said + b"\x93."
+    (tmp_path / "forged" / "model.joblib").write_bytes(b"\x80\x04" + name)
+    _, out, err = mme("check", tmp_path / "forged")
+    assert "model.joblib would import: sklearn.\\x1b[2Kx\n    forged: no faults" in out
+    assert "\x1b" not in out + err and "\nforged: no faults" not in out
+
+
+def test_an_error_and_a_note_are_one_record_each(capsys):
+    console.tell("a\x1b[2Jb\nc")
+    console.note("a\x1b[2Jb\nc")
+    assert capsys.readouterr().err == "error: a\\x1b[2Jb\n    c\na\\x1b[2Jb\n    c\n"
+
+
 def test_pack_brings_libraries_along(mme, shelf, tmp_path):
     (tmp_path / "lib.txt").write_text(f"# pure Python\niniconfig=={metadata.version('iniconfig')}\n")
     code, _, _ = mme("pack", shelf / "line", tmp_path / "line.tar.gz", "--lib", tmp_path / "lib.txt")
@@ -339,6 +365,22 @@ def test_serve_answers_for_each_sound_package_until_ctrl_c(shelf):
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 0 and refuses_connections(url)
+
+
+def test_serve_goes_on_to_show_what_a_handler_prints_as_plain_text(tmp_path):
+    (tmp_path / "line").mkdir()
+    (tmp_path / "line" / "model.py").write_text(
+        LIGHT.replace(
+            "return Output", "print('printed \\x1b[2J', inputs.get_as_json()['inputs'][0][0])\n    return Output"
+        )
+    )
+    process = start("serve", tmp_path, "--port", "0")
+    url = line_with(process, r"POST (\S+/models/line/invoke)")
+    for number in range(3):
+        post(url, f'{{"inputs": [[{number}]]}}')
+        assert line_with(process, rf"printed (\S+) {number}$") == "\\x1b[2J"
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "a", "body": "{", "answer": 1}]'])

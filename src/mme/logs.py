@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mme import session
+from mme.plain import plain
 from mme.session import SessionError
 from mme.settings import Settings
 
@@ -31,7 +31,7 @@ class Record:
 
     def __str__(self) -> str:
         """In lines of which only the first isn't indented, without anything that a terminal would obey."""
-        first, *more = re.sub(r"[^\x20-\x7e\t\n\u00a0-\uffff]", _escaped, self.text).split("\n")
+        first, *more = plain(self.text).split("\n")
         lines = [line if line[:1] in ("", " ", "\t") else f"    {line}" for line in more]
         return "\n".join([f"{self.endpoint} {self.stream} {first}", *lines])
 
@@ -106,7 +106,3 @@ def _all(client: Any, groups: list[str], since_ms: int, seen: dict[str, int] | N
             name = group.removeprefix(GROUPS)
             found.append(Record(event["timestamp"], name, event["logStreamName"], event["message"]))
     return sorted(found, key=lambda record: record.at_ms)
-
-
-def _escaped(char: re.Match[str]) -> str:
-    return char[0].encode("unicode_escape").decode()

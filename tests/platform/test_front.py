@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from mme.plain import plain
 from mme.platform.connection import Limits
 from mme.platform.front import Front
 from mme.platform.messages import BodyMismatch, ClientGone, Reply, Request
-from mme.platform.plain import PlainFormatter, plain
+from mme.platform.plain import PlainFormatter
 
 pytestmark = pytest.mark.anyio
 HEAD = b"POST /%b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n%b\r\n"

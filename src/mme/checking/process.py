@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import httpx
 
@@ -65,8 +66,18 @@ class ModelServer:
             return False
         return self.is_running()
 
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
+    def log_bytes(self) -> int:
+        """How long the log is."""
+        return self._log.stat().st_size
+
+    def log(self, begin: int = 0) -> str:
+        """The log from a byte on."""
+        with self.open_log() as log:
+            log.seek(begin)
+            return log.read().decode(errors="replace")
+
+    def open_log(self) -> BinaryIO:
+        return self._log.open("rb")
 
     def stop(self) -> None:
         if self._owner != os.getpid():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mme.checking.known import KNOWN
+from mme.plain import one_record
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Finding:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.what}\n  cure: {self.cure}"
+        return f"{self.level}: {one_record(self.what)}\n  cure: {one_record(self.cure)}"
 
 
 def finding(name: str, what: str, level: Literal["error", "warning"] | None = None, **case: object) -> Finding:
@@ -49,9 +50,9 @@ class Report:
     def __str__(self) -> str:
         calls = f"{self.golden_calls} golden call{'s' if self.golden_calls != 1 else ''} equal"
         if not self.findings:
-            return f"{self.name}: no faults, {calls}"
+            return f"{one_record(self.name)}: no faults, {calls}"
         errors = sum(finding.level == "error" for finding in self.findings)
         counts = f"errors: {errors}, warnings: {len(self.findings) - errors}, {calls}"
-        return "\n".join([f"{self.name}: {counts}", *map(str, self.findings)])
+        return "\n".join([f"{one_record(self.name)}: {counts}", *map(str, self.findings)])
 
     __repr__ = __str__

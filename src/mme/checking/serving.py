@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from mme import packages
 from mme.checking import causes
 from mme.checking.process import CheckError, ModelServer
 from mme.packages import PackageError
+from mme.plain import plain
 from mme.progress import waiting
 from mme.scratch import scratch
 
@@ -134,22 +136,23 @@ class FolderServer:
 
     def __init__(self, server: ModelServer, models: tuple[str, ...], refused: Mapping[str, str]) -> None:
         self._server = server
+        self._loaded_bytes = server.log_bytes()  # of the log, which tells of the loads
         self.url = server.url
         self.models = models
         self.refused = refused
 
     def wait(self) -> None:
-        """Copy the server's log to stderr until it ends."""
-        told = len(self._server.log())
-        while True:
-            is_running = self._server.is_running()
-            log = self._server.log()
-            sys.stderr.write(log[told:])
-            sys.stderr.flush()
-            told = len(log)
-            if not is_running:
-                return
-            time.sleep(_LOG_ROUND_S)
+        """Copy what the server logs after the loads to stderr until it ends."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
+        with self._server.open_log() as log:
+            log.seek(self._loaded_bytes)
+            while True:
+                is_running = self._server.is_running()
+                sys.stderr.write(plain(decoder.decode(log.read())))
+                sys.stderr.flush()
+                if not is_running:
+                    return
+                time.sleep(_LOG_ROUND_S)
 
 
 @contextmanager
@@ -211,7 +214,7 @@ _numbers = itertools.count(1)  # so that a package can be asked twice at once
 
 def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) -> None:
     """Load a model by POST /models. Raises CannotLoad with the cause."""
-    begin = len(server.log())
+    begin = server.log_bytes()
     with _client(server, timeout_s) as client:
         with waiting(f"loading {request['model_name']}"):
             response = _sent(client, client.build_request("POST", "/models", json=request))
@@ -221,7 +224,7 @@ def _load(server: ModelServer, request: dict[str, str | int], timeout_s: float) 
         message = str(response.json()["message"])
     except (ValueError, KeyError):
         message = f"the server answered {response.status_code} {response.text[:200].strip()}"
-    cause = causes.of(message, server.log()[begin:], str(request["model_name"]), Path(str(request["url"])))
+    cause = causes.of(message, server.log(begin), str(request["model_name"]), Path(str(request["url"])))
     raise CannotLoad(cause.what, cause.name)
 
 

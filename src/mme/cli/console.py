@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mme.near import hint
+from mme.plain import one_record
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -23,12 +24,12 @@ def _stderr() -> Console:
 
 def tell(message: str) -> None:
     """Say on stderr what went wrong, and the way out."""
-    _stderr().print("[red]error:[/]", escape(message))
+    _stderr().print("[red]error:[/]", escape(one_record(message)))
 
 
 def note(message: str) -> None:
     """Say on stderr what a person should know, and a program need not read."""
-    _stderr().print(message, style="dim", markup=False)
+    _stderr().print(one_record(message), style="dim", markup=False)
 
 
 def command(*words: str | Path) -> str:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from mme.cli.console import example as example_of
 from mme.cli.console import named, next_step, note, out, there
 from mme.packages.models import Format
+from mme.plain import one_record
 from mme.progress import waiting
 
 commands = typer.Typer()
@@ -88,7 +89,7 @@ def pack(
         with waiting(f"packing {folder.name}"):
             packages.pack(folder, archive, format=format, trusted=trust or (), lib=wanted)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--lib") from None
+        raise typer.BadParameter(str(error), param_hint="--lib" if lib else None) from None
     out.print(f"{archive}: {', '.join(packages.names(archive))}", markup=False)
     next_step("check", archive)
 
@@ -112,7 +113,8 @@ def check(
         raise typer.Exit(0 if report.ok else 1)
     out.print(str(report), markup=False)
     for name, imports in report.imports.items():
-        out.print(f"{name} would import: {', '.join(imports) or 'nothing'}", style="dim", markup=False)
+        would = f"{name} would import: {', '.join(imports) or 'nothing'}"
+        out.print(one_record(would), style="dim", markup=False)
     if not report.ok:
         raise typer.Exit(1)
     next_step("pack" if package.is_dir() else "deploy", package)
@@ -131,7 +133,7 @@ def serve(
             for name in server.models:
                 out.print(f"POST {server.url}/models/{name}/invoke")
             for name, cause in server.refused.items():
-                out.print("[red]not served:[/]", escape(f"{name}: {cause}"))
+                out.print("[red]not served:[/]", escape(one_record(f"{name}: {cause}")))
             for name in server.models[:1]:
                 archive = folder / f"{name}.tar.gz"
                 body = example_of(archive if archive.is_file() else folder / name)

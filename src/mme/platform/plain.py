@@ -1,20 +1,14 @@
-"""Decides how what models and callers say is written down: so that it can't pass for more than it is."""
+"""Decides how the platform's own log is written: a record's first line alone begins at the margin."""
 
 from __future__ import annotations
 
 import logging
-import re
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # but for tabs and line feeds
-
-
-def plain(text: str) -> str:
-    """The text with its control characters spelled out: none rewrites a line on a terminal, or begins another."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+from mme.plain import one_record
 
 
 class PlainFormatter(logging.Formatter):
-    """Only the first line of a record begins at the margin, so nothing said in one looks like another record."""
+    """Writes records so that nothing said in one looks like another."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record)).replace("\n", "\n    ")
+        return one_record(super().format(record))

@@ -7,8 +7,8 @@ import logging.handlers
 import time
 from pathlib import Path
 
+from mme.plain import plain
 from mme.platform.hosting.publisher import Publisher
-from mme.platform.plain import plain
 
 log = logging.getLogger(__name__)
 
