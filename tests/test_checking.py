@@ -109,6 +109,11 @@ ERRORS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "add a serve.py",
     ),
     "a syntax error": (handler("def handle(inputs)\n"), "model.py is not Python: expected ':' (line 1)", "py_compile"),
+    "a source that is nested too deeply": (
+        handler("-" * 100_000 + "1\ndef handle(inputs): ...\n"),
+        "model.py is not Python: it is nested too deeply",
+        "py_compile",
+    ),
     "no function": (handler("def predict(inputs): ...\n"), "model.py has no function handle", "define handle(inputs)"),
     "another function's name": (
         properties("option.handler=serve\n"),
@@ -147,12 +152,22 @@ ERRORS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "add pandas==",
     ),
     "a requirement that is none": (requirements("numpy==\n"), "requirements.txt line 1: numpy== is no req", "PEP 508"),
+    "requirements in UTF-16": (
+        lambda folder: (folder / "requirements.txt").write_text("joblib==1.5.2\n", "utf-16") and None,
+        "requirements.txt is no text in UTF-8; save it as such",
+        "PEP 508",
+    ),
     "another version required": (
         requirements("scikit-learn==1.5.0\n"),
         "built with scikit-learn 1.7.2, but requirements.txt installs 1.5.0",
         "pip install 'scikit-learn==1.5.0'",
     ),
     "a link": (lambda folder: (folder / "x").symlink_to("model.py"), "a symbolic link", "a folder of plain files"),
+    "golden calls that are nested without end": (
+        lambda folder: (folder / "examples.json").write_text("[" * 100_000) and None,
+        "examples.json in model is not a list of examples",
+        "plain files",
+    ),
     "golden calls that are none": (
         lambda folder: (folder / "examples.json").write_text("{}x") and None,
         "examples.json",
@@ -363,6 +378,28 @@ def test_a_pickle_is_listed_and_not_loaded(folder: Path, tmp_path: Path):
     report = checking.check(folder)
     assert report.imports == {"model.joblib": ("posix.system", "sklearn.linear_model._base.LinearRegression")}
     assert not report.ok and not trace.exists()
+
+
+def test_a_name_in_a_pickle_cannot_pass_for_a_line_of_the_report(light: Path):
+    module, name = "csklearn\u001b[6A\u001b[2K\r", "x\nline: no faults, 1 golden call equal\ud83d"
+    texts = [text.encode("utf-8", "surrogatepass") for text in (module, name)]
+    opcodes = b"".join(b"\x8c" + bytes([len(text)]) + text for text in texts) + b"\x93."
+    (light / "model.joblib").write_bytes(b"\x80\x04" + opcodes)
+    report = checking.check(light)
+    assert module in report.imports["model.joblib"][0]
+    first, *more = str(report).split("\n")
+    assert first == "line: errors: 0, warnings: 1, 1 golden call equal"
+    assert "csklearn\\x1b[6A\\x1b[2K\\r.x" in more[0]
+    assert more[1].startswith("    line: no faults, 1 golden call equal\\ud83d")
+
+
+def test_a_manifest_whose_version_is_no_text_is_refused_with_its_name(light: Path, tmp_path: Path):
+    manifest = {"python": "3.11", "libraries": {"numpy": 2}, "files": {}}
+    (light / "manifest.json").write_text(json.dumps(manifest))
+    with tarfile.open(tmp_path / "line.tar.gz", "w:gz") as tar:
+        tar.add(light, arcname=".")
+    (finding,) = checking.check(tmp_path / "line.tar.gz").findings
+    assert "manifest.json is not a manifest (numpy: 2 is no text)" in finding.what
 
 
 def test_a_class_of_the_packages_own_is_its_models(light: Path):

@@ -53,6 +53,12 @@ def test_the_archive_says_nothing_of_who_built_it_and_when(folder: Path, tmp_pat
     assert [m.name for m in members] == sorted(m.name for m in members)
 
 
+def test_what_a_check_has_to_name_can_be_built_with(folder: Path, tmp_path: Path):
+    (folder / "requirements.txt").write_text("joblib==1.0\n", "utf-16")
+    (folder / "helper.py").write_text("-" * 100_000 + "1\n")
+    assert "numpy" in packages.build(folder, tmp_path / "tiny.tar.gz").libraries
+
+
 def test_other_tools_read_it(folder: Path, tmp_path: Path):
     archive = tmp_path / "tiny.tar.gz"
     packages.build(folder, archive)

@@ -340,6 +340,18 @@ def test_the_manifest_is_verified(place: Path):
     assert packages.unpack(place / "good.tar.gz", place / "model") == ["manifest.json", "model.py"]
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "examples.json", "serving.properties", "requirements.txt"])
+def test_a_file_that_is_read_whole_is_refused_where_it_is_large(place: Path, name: str):
+    source = place / "source"
+    source.mkdir()
+    (source / name).write_bytes(bytes(16 * 2**20 + 1))
+    (place / "large.tar.gz").write_bytes(zipped(tar(file(name, bytes(16 * 2**20 + 1)))))
+    with pytest.raises(packages.PackageRefused, match=f'"{name}" in large.tar.gz is larger than 16777216 bytes'):
+        packages.unpack(place / "large.tar.gz", place / "model")
+    with pytest.raises(packages.PackageRefused, match=f'"{name}" in source is larger than 16777216 bytes'):
+        packages.read(source, [name])
+
+
 def _grow(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"evil")

@@ -16,7 +16,16 @@ from mme import packages
 from mme.checking.containers import Container
 from mme.checking.report import Finding, finding
 from mme.packages import Manifest
-from mme.packages.layout import EXAMPLES, HANDLER, MANIFEST, PROPERTIES, REQUIREMENTS, imports, module_owners
+from mme.packages.layout import (
+    EXAMPLES,
+    HANDLER,
+    MANIFEST,
+    PROPERTIES,
+    REQUIREMENTS,
+    UNREADABLE,
+    imports,
+    module_owners,
+)
 from mme.server import engines, properties
 from mme.server.errors import ModelNotFound, ServerError
 
@@ -60,9 +69,10 @@ def layout(folder: Path, container: Container) -> Iterator[Finding]:
         return
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         line = getattr(error, "lineno", None)
-        what = f"{entry} is not Python: {getattr(error, 'msg', error)}" + (f" (line {line})" if line else "")
+        reason = getattr(error, "msg", error) if str(error) else "it is nested too deeply"
+        what = f"{entry} is not Python: {reason}" + (f" (line {line})" if line else "")
         yield finding("syntax-error", what, entry=entry)
         return
     for node in tree.body:
@@ -102,7 +112,11 @@ def _built_in(entry: str, folder: Path, container: Container) -> Iterator[Findin
 def requirements(folder: Path, container: Container) -> Iterator[Finding]:
     """Whether what the handler imports is in the container, in the package, or required."""
     required: dict[str, Requirement] = {}
-    for number, line in enumerate(_read(folder / REQUIREMENTS).splitlines(), start=1):
+    lines = _read(folder / REQUIREMENTS)
+    if "\ufffd" in lines:
+        yield finding("no-requirement", f"{REQUIREMENTS} is no text in UTF-8; save it as such")
+        return
+    for number, line in enumerate(lines.splitlines(), start=1):
         text = line.partition("#")[0].strip()
         if not text or text.startswith("-"):
             continue
@@ -123,7 +137,7 @@ def requirements(folder: Path, container: Container) -> Iterator[Finding]:
     for path in sorted(folder.glob("*.py")):
         try:
             modules = imports(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError):
+        except UNREADABLE:
             continue  # told by layout() where it is the handler
         for module in sorted(modules - container.modules - brought):
             if (folder / f"{module}.py").exists() or (folder / module).is_dir() or module in packages.modules(folder):
@@ -200,7 +214,7 @@ def _top_level_names(tree: ast.Module) -> set[str]:
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _installed(name: str) -> str | None:

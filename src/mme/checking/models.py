@@ -11,7 +11,7 @@ from mme import packages
 from mme.checking import pickles
 from mme.checking.contents import PICKLES, closure, modules_of, settings_of
 from mme.checking.report import Finding, finding
-from mme.packages.layout import REQUIREMENTS, requirement_names
+from mme.packages.layout import requirement_names
 from mme.packages.models import TRUSTED_TYPES
 
 # What a model in a pickle may be made of where no manifest says more.
@@ -52,8 +52,7 @@ def check(folder: Path, read: Pickled, libraries: Mapping[str, str]) -> Iterator
 def _modules(folder: Path, libraries: Mapping[str, str]) -> set[str]:
     """The modules that the package's model may come from: its libraries', what those require, and its own."""
     names = {*libraries, *_SCIKIT_LEARN}
-    if (folder / REQUIREMENTS).is_file():
-        names.update(requirement_names((folder / REQUIREMENTS).read_text(encoding="utf-8")))
+    names.update(requirement_names(folder))
     own = {path.name.removesuffix(".py") for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
     return modules_of(closure(names)) | own | packages.modules(folder)
 

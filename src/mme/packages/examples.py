@@ -59,7 +59,7 @@ def examples(package: Path) -> list[Example]:
         return []
     try:
         listed = [Example(**fields) for fields in json.loads(text)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise PackageRefused(
             f"{EXAMPLES} in {package.name} is not a list of examples ({error}); use packages.write_examples"
         ) from None

@@ -23,6 +23,9 @@ from mme.packages.libraries import bundled
 PROPERTIES, HANDLER, REQUIREMENTS = "serving.properties", "model.py", "requirements.txt"
 MANIFEST, EXAMPLES = "manifest.json", "examples.json"
 
+# What Python raises for a source that it can't parse; the last two where it is nested too deeply.
+UNREADABLE = (SyntaxError, ValueError, MemoryError, RecursionError)
+
 # What tools leave in a folder and no handler needs.
 _JUNK = {"__pycache__", ".ipynb_checkpoints", ".DS_Store", ".git"}
 
@@ -54,6 +57,10 @@ class Manifest:
             value = json.loads(text)
             lib = {str(name): dict(fields) for name, fields in dict(value.get("lib", {})).items()}
             manifest = cls(str(value["python"]), dict(value["libraries"]), dict(value["files"]), lib)
+            for fields in (manifest.libraries, manifest.files, *lib.values()):
+                for name, text in fields.items():
+                    if not isinstance(text, str):
+                        raise ValueError(f"{name}: {text!r} is no text")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PackageRefused(f"{MANIFEST} is not a manifest ({error}); build the package again") from None
         return manifest
@@ -134,8 +141,10 @@ def imports(source: str) -> set[str]:
     return found - sys.stdlib_module_names - {"djl_python"}
 
 
-def requirement_names(text: str) -> list[str]:
-    """The distributions that the lines of a requirements.txt name; options, comments and URLs are left out."""
+def requirement_names(folder: Path) -> list[str]:
+    """The distributions that a folder's requirements.txt names; what isn't a name is left out."""
+    path = folder / REQUIREMENTS
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return [match[1] for line in text.splitlines() if (match := re.match(r"\s*([A-Za-z0-9][\w.-]*)", line))]
 
 
@@ -144,11 +153,10 @@ def _libraries(folder: Path, more: Iterable[str]) -> dict[str, str]:
     for path in folder.glob("*.py"):
         try:
             modules = imports(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError):
+        except UNREADABLE:
             continue  # `check` names the fault; a package can be built with it
         wanted.update(_distribution(module) for module in modules if not (folder / f"{module}.py").exists())
-    if (folder / REQUIREMENTS).exists():
-        wanted.update(requirement_names((folder / REQUIREMENTS).read_text(encoding="utf-8")))
+    wanted.update(requirement_names(folder))
     if any(folder.glob("*.skops")):
         wanted.add("skops")
     versions: dict[str, Any] = {}

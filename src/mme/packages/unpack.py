@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mme.packages.entries import DEFAULT_LIMITS, Archive, Limits, check_name
 from mme.packages.errors import PackageError, PackageNotFound, PackageRefused
-from mme.packages.layout import MANIFEST, Manifest, sha256
+from mme.packages.layout import EXAMPLES, MANIFEST, PROPERTIES, REQUIREMENTS, Manifest, sha256
 
 # Changes when the same archive would unpack to something else; part of the key of whoever keeps unpacked packages.
 UNPACKER_VERSION = 1
@@ -58,13 +58,15 @@ def read(package: Path, wanted: Collection[str], limits: Limits = DEFAULT_LIMITS
     Of an archive it reads as far as it must: what is behind the last wanted file isn't looked at.
     """
     if package.is_dir():
-        return {name: (package / name).read_bytes() for name in wanted if (package / name).is_file()}
+        paths = {name: package / name for name in wanted if (package / name).is_file()}
+        for name, path in paths.items():
+            _check_small(package, name, path.stat().st_size)
+        return {name: path.read_bytes() for name, path in paths.items()}
     found: dict[str, bytes] = {}
     with Archive(package, limits) as opened:
         for entry in opened:
             if entry.name in wanted and not entry.is_folder:
-                if entry.size_bytes > _SMALL_BYTES:
-                    raise PackageRefused(f'"{entry.name}" in {package.name} is larger than {_SMALL_BYTES} bytes')
+                _check_small(package, entry.name, entry.size_bytes)
                 found[entry.name] = b"".join(opened.pieces())
                 if len(found) == len(wanted):
                     break
@@ -117,7 +119,13 @@ def _digest(path: Path, unchanged: tuple[int, ...]) -> str:
     return sha256(path)
 
 
+_READ_WHOLE = {EXAMPLES, MANIFEST, PROPERTIES, REQUIREMENTS}  # by the server or a check, which hold them in memory
 _SMALL_BYTES = 16 * 2**20  # settings, manifests and golden calls are a few kB
+
+
+def _check_small(package: Path, name: str, size_bytes: int) -> None:
+    if size_bytes > _SMALL_BYTES:
+        raise PackageRefused(f'"{name}" in {package.name} is larger than {_SMALL_BYTES} bytes; make it smaller')
 
 
 def _write(archive: Path, folder: Path, limits: Limits) -> dict[str, str]:
@@ -128,6 +136,8 @@ def _write(archive: Path, folder: Path, limits: Limits) -> dict[str, str]:
             if entry.is_folder:
                 path.mkdir(parents=True, exist_ok=True)
                 continue
+            if entry.name in _READ_WHOLE:
+                _check_small(archive, entry.name, entry.size_bytes)
             path.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
             with path.open("xb") as file:
