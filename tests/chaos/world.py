@@ -20,7 +20,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,7 @@ class World:
         self._process: subprocess.Popen[bytes] | None = None
         self.detour = Detour(lambda: f"http://127.0.0.1:{(home / 'rclone.port').read_text()}")
         self.threads = ThreadPoolExecutor(64)
+        self._under_way: list[Future[bool]] = []
         self.start()
         self.keys = self.running.access_key, self.running.secret_key
         self._session = boto3.Session(*self.keys, region_name="us-east-1")
@@ -272,9 +273,9 @@ class World:
     @contextlib.contextmanager
     def calling(self, *names: str) -> Iterator[None]:
         """Calls under way, one of each, whose answers are waited for at the end."""
-        calls = [self.threads.submit(self.call, name) for name in names]
+        self._under_way = [self.threads.submit(self.call, name) for name in names]
         yield
-        for call in calls:
+        for call in self._under_way:
             call.result()
 
     # Stages
@@ -290,12 +291,14 @@ class World:
             (folder / f"{stage}.reached").unlink(missing_ok=True)
 
     def reached(self, name: str, stage: str) -> int:
-        """Wait until a process of the model waits at the stage; its pid."""
-        found = until(
-            lambda: [place for folder in self._folders(name) if (place := folder / f"{stage}.reached").exists()],
-            f"{name} reached {stage}",
-        )
-        return int(found[0].read_text())
+        """Wait until a process of the model waits at the stage, calling it anew while no call is under way; its pid."""
+
+        def waiting() -> list[Path]:
+            if all(call.done() for call in self._under_way):
+                self._under_way.append(self.threads.submit(self.call, name))
+            return [place for folder in self._folders(name) if (place := folder / f"{stage}.reached").exists()]
+
+        return int(until(waiting, f"{name} reached {stage}")[0].read_text())
 
     def _folders(self, name: str) -> list[Path]:
         pattern = f"instances/{ENDPOINT}/{VARIANT}/*/models/*/model/is-{name}"  # folders may go while it is looked for
