@@ -339,12 +339,17 @@ async def test_an_error_nobody_foresaw_does_not_leave_an_endpoint_in_progress(pl
     assert "ZeroDivisionError" in (await plane.status("Failed"))["FailureReason"]
 
 
-async def test_an_error_nobody_foresaw_leaves_an_endpoint_that_serves_in_service_as_it_was(plane: Plane) -> None:
+async def after_an_update_that_met(plane: Plane, failure: Exception) -> Any:
+    """What is described of an endpoint that serves, when its fleet has failed to take another configuration."""
     await plane.in_service()
     await plane.config("new")
-    plane.fleet.failure = ZeroDivisionError("by nought")
+    plane.fleet.failure = failure
     await plane.call("UpdateEndpoint", EndpointName="endpoint", EndpointConfigName="new")
-    described = await plane.status("InService")
+    return await plane.status("InService")
+
+
+async def test_an_error_nobody_foresaw_leaves_an_endpoint_that_serves_in_service_as_it_was(plane: Plane) -> None:
+    described = await after_an_update_that_met(plane, ZeroDivisionError("by nought"))
     assert described["EndpointConfigName"] == "config" and "ZeroDivisionError" in described["FailureReason"]
     assert "PendingDeploymentSummary" not in described
     plane.fleet.failure = None
@@ -400,11 +405,7 @@ async def test_an_update_takes_over_when_the_new_fleet_is_healthy(plane: Plane) 
 
 
 async def test_an_update_that_fails_rolls_back_with_the_reason(plane: Plane) -> None:
-    await plane.in_service()
-    await plane.config("new")
-    plane.fleet.failure = DeploymentFailed("no capacity")
-    await plane.call("UpdateEndpoint", EndpointName="endpoint", EndpointConfigName="new")
-    described = await plane.status("InService")
+    described = await after_an_update_that_met(plane, DeploymentFailed("no capacity"))
     assert (described["EndpointConfigName"], described["FailureReason"]) == ("config", "no capacity")
     plane.fleet.failure = None
     await plane.call("UpdateEndpoint", EndpointName="endpoint", EndpointConfigName="new")
